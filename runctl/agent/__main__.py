@@ -12,9 +12,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.attempt import AttemptRunner
+from runctl.agent.gang.place import find_node
 from runctl.agent.instance import processes
 from runctl.agent.instance.assignment import write_assignment
-from runctl.agent.instance.forgetting import forget_run
+from runctl.agent.instance.forgetting import forget_attempt, forget_run
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.instance_store import use_instance_store
 from runctl.agent.instance.settings import Paths, Settings, read_paths, read_settings
@@ -34,7 +35,7 @@ from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
 from runctl.model import identity
 from runctl.model.errors import RunctlError
-from runctl.model.node import NodeId
+from runctl.model.node import NodeId, NodeProgress
 
 FLUSH = timedelta(seconds=15)
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(paths: Paths) -> int:
-    """Run the attempt on this instance and, in a group, those that follow it here."""
+    """Run the attempt on this instance and, in a group or a gang, those that follow it here."""
     # A snapshot of 10,000 files creates some 100,000 objects at once, none of them garbage. With
     # the default threshold of 700 new objects the collector would take a third of the time.
     gc.freeze()
@@ -90,19 +91,28 @@ def run(paths: Paths) -> int:
         logger.info(
             "attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id
         )
-        runner, shut_down = _run_attempt(settings, services, own_log, mailbox, mask)
-        watch.stop()
-        if runner.offer is None:
+        node = find_node(settings, services.ledger, mailbox)
+        if node is None:
+            watch.stop()
+            shut_down = not paths.notice.exists()
             break
-        forget_run(paths)
+        settings = replace(settings, rank=node.rank)
+        runner, shut_down = _run_attempt(settings, services, own_log, mailbox, mask, node.progress)
+        watch.stop()
+        if runner.stay is None:
+            break
+        if settings.is_gang:
+            forget_attempt(paths)
+        else:
+            forget_run(paths)
         own_log, mask = _open_log(paths)
         mailbox, watch = _watch(paths, termination)
         # After a notice this withdraws the offer at once.
-        node = runner.offer.wait(mailbox, is_noticed=paths.notice.exists)
-        if node is None:
+        following = runner.stay.wait(mailbox, is_noticed=paths.notice.exists)
+        if following is None:
             shut_down = not paths.notice.exists()
             break
-        settings = _go_on(settings, node)
+        settings = _go_on(settings, following)
     if shut_down and not settings.is_existing_instance:
         logger.info("shutting down")
         subprocess.run(["shutdown", "-h", "now"], check=False)
@@ -110,9 +120,17 @@ def run(paths: Paths) -> int:
 
 
 def _run_attempt(
-    settings: Settings, services: AwsServices, own_log: OwnLog, mailbox: Mailbox, mask: SecretMask
+    settings: Settings,
+    services: AwsServices,
+    own_log: OwnLog,
+    mailbox: Mailbox,
+    mask: SecretMask,
+    earlier: NodeProgress,
 ) -> tuple[AttemptRunner, bool]:
-    """Run one attempt; return its runner, and whether the instance may shut down now."""
+    """Run one attempt; return its runner, and whether the instance may shut down now.
+
+    `earlier` is what an agent that was started before has reported of this node.
+    """
     shipper = _shipper(services, settings, own_log, mask)
     shipper.start()
     runner = AttemptRunner(
@@ -127,6 +145,7 @@ def _run_attempt(
         vendor=vendor_folder(),
         mask=mask,
         follow=lambda path: shipper.follow(identity.log_stream(*settings.node), path),
+        earlier=earlier,
     )
     shut_down = runner.run()
     _store_own_log(services, settings, own_log)

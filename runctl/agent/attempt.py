@@ -5,6 +5,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from runctl.agent.conclusion import make_conclusion
+from runctl.agent.gang.assembly import join_gang
+from runctl.agent.gang.member import GangMember
+from runctl.agent.gang.stay import GangStay
 from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
 from runctl.agent.parts import AttemptParts, OutcomeMaker
@@ -15,7 +19,7 @@ from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.processing.assembly import process_shards
 from runctl.agent.reporting.final_report import FinalReport
-from runctl.agent.reporting.heartbeat import Heartbeat
+from runctl.agent.reporting.node_heartbeat import make_heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.reporting.task_token import TaskToken
@@ -30,14 +34,14 @@ from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.agent.training import Training
 from runctl.aws.services import AwsServices
-from runctl.model.errors import RequestError, RunctlError
+from runctl.model.errors import RequestError
 from runctl.model.index_variables import index_variables
 from runctl.model.kinds import ENVIRONMENT, PROCESS, policy_of
+from runctl.model.node import NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
 from runctl.model.secret_references import references_in
 from runctl.policy.gpus import has_nvidia_gpus
-from runctl.policy.warm import may_wait
 
 MAX_FAILURES = 3
 
@@ -57,7 +61,9 @@ class AttemptRunner:
         vendor: Path,
         mask: SecretMask,
         follow: Callable[[Path], None],
+        earlier: NodeProgress,
     ) -> None:
+        """`earlier` is what an earlier agent has reported of this node of a gang."""
         self._settings = settings
         self._services = services
         self._follow = follow
@@ -108,8 +114,10 @@ class AttemptRunner:
             attempt=settings.attempt,
             instance_id=settings.instance_id,
             mailbox=mailbox,
+            is_gang=settings.is_gang,
         )
-        self._heartbeat = Heartbeat(
+        self._gang = self._join_gang(earlier) if settings.is_gang else None
+        self._heartbeat = make_heartbeat(
             services.ledger,
             services.workflow,
             self._token,
@@ -117,6 +125,7 @@ class AttemptRunner:
             lease=self._paths.lease,
             progress=self._progress,
             mailbox=mailbox,
+            is_lead=None if self._gang is None else self._gang.is_lead,
         )
         self._final_report = FinalReport(
             services.workflow,
@@ -129,48 +138,46 @@ class AttemptRunner:
             mailbox=mailbox,
         )
         self._outcomes = OutcomeMaker(mailbox, mask.apply)
-        self._group = ""
-        self.offer: WarmOffer | None = None
+        self._conclusion = make_conclusion(
+            settings,
+            services,
+            self._gang,
+            final_report=self._final_report,
+            heartbeat=self._heartbeat,
+            mailbox=mailbox,
+        )
+
+    @property
+    def stay(self) -> WarmOffer | GangStay | None:
+        """How this instance waits for another attempt, None if it does not."""
+        return self._conclusion.stay
+
+    def _join_gang(self, earlier: NodeProgress) -> GangMember:
+        return join_gang(
+            self._settings,
+            self._services.ledger,
+            mailbox=self._mailbox,
+            progress=self._progress,
+            wait=self._wait,
+            earlier=earlier,
+        )
 
     def run(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
         if self._final_report.was_sent():
             logger.info("the attempt was reported already")
-            self._find_group()
-            self._make_offer()
+            self._conclusion.repeat()
             return not self._paths.notice.exists()
         self._progress.mark("booted")
+        if self._gang is not None:
+            self._gang.start()
         self._heartbeat.start(self._preparation.prefetch)
         outcome = self._outcome()
         if self._runtime is not None:
             self._runtime.kill_all()
-        if may_wait(outcome):
-            self._make_offer()
-        if outcome is not None:
-            self._final_report.send(outcome)
-        self._heartbeat.stop()
+        self._conclusion.end(outcome)
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
-        return not self._is_noticed()
-
-    def _find_group(self) -> None:
-        """Find out whether an earlier agent has offered this instance to another run."""
-        try:
-            run = self._services.ledger.find_run(self._settings.run_id)
-        except RunctlError as exc:
-            logger.warning("the ledger cannot be read: %s", exc)
-        else:
-            self._group = "" if run is None else run.request.group
-
-    def _make_offer(self) -> None:
-        """Offer this instance to the next run of the group, unless EC2 takes it."""
-        if not self._group or self._settings.is_existing_instance or self._is_noticed():
-            return
-        offer = WarmOffer(self._services.groups, self._settings, self._group)
-        if offer.make():
-            self.offer = offer
-
-    def _is_noticed(self) -> bool:
-        return self._mailbox.noticed_at is not None or self._paths.notice.exists()
+        return not self._conclusion.is_noticed()
 
     def finish_background_work(self) -> None:
         """Do the work that need not delay the report."""
@@ -201,7 +208,11 @@ class AttemptRunner:
         require_fence(self._paths)
         run = self._preparation.read_run()
         request = run.request
-        self._group = request.group
+        if self._gang is not None:
+            self._gang.begin(request.gang)
+            if (ended := self._gang.earlier_outcome) is not None:
+                return ended
+        self._conclusion.group = request.group
         self._secrets.expect(request.program.env)
         if output := request.evaluate.output_prefix:
             self._final_report.copy_outputs_to(
@@ -238,6 +249,8 @@ class AttemptRunner:
         else:
             self._progress.enter("wait")
             self._wait.wait_until(self._token.has_arrived)
+        if self._gang is not None:
+            self._gang.await_turn()
         if request.kind == ENVIRONMENT:
             return self._store_environment()
         if request.kind != PROCESS and not is_service:
@@ -253,7 +266,10 @@ class AttemptRunner:
             if request.kind == PROCESS:
                 run = self._preparation.read_run()
                 return process_shards(parts, run, prepared, env=env, credentials=credentials)
-            training = Training(parts, request, self._store, env=env, credentials=credentials)
+            world = None if self._gang is None else self._gang.meet(request, prepared)
+            training = Training(
+                parts, request, self._store, env=env, credentials=credentials, world=world
+            )
             return training.run(prepared)
 
     def _parts(self, runtime: Runtime) -> AttemptParts:

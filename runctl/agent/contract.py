@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from runctl.agent.runtime.environment import (
 )
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
 from runctl.agent.runtime.training_path import lay_out
+from runctl.agent.runtime.world import World, is_launched
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 from runctl.model.trackers import tracker_variables
@@ -35,11 +37,13 @@ def build_contract(
     env: Mapping[str, str],
     credentials: Mapping[str, str],
     port: int | None = None,
+    world: World | None = None,
 ) -> Contract:
     """Return the contract of a program that starts from what was prepared.
 
-    `env` are the request's variables with their secrets resolved, and `port` is where a server is
-    to listen. Raises RequestError if the script cannot be run.
+    `env` are the request's variables with their secrets resolved, `port` is where a server is to
+    listen, and `world` has the other nodes of a gang. Raises RequestError if the script cannot be
+    run.
     """
     return contract_with(
         settings,
@@ -47,7 +51,7 @@ def build_contract(
         prepared,
         env=env if port is None else {"PORT": str(port), **env},
         credentials=credentials,
-        variables=_variables(settings, request, prepared, port),
+        variables=replace(_variables(settings, request, prepared, port), world=world),
         helper=lay_out(settings.paths.state / "training-path"),
         resumes=prepared.restored is not None,
     )
@@ -96,6 +100,7 @@ def contract_with(
     # Those of the request, or of the image, take precedence.
     set_by_image = () if container is None else container.image.environment
     env = {name: value for name, value in trackers.items() if name not in set_by_image} | {**env}
+    world = variables.world
     command = trainer_command(
         request,
         prepared.script,
@@ -103,7 +108,11 @@ def contract_with(
         python=container.python if container else str(prepared.environment / "bin/python"),
         variables=variables.as_environment(),
         resumes=resumes,
+        world=world,
     )
+    if world is not None:
+        defaults = world.defaults(is_launched=is_launched(command))
+        env = {name: value for name, value in defaults.items() if name not in set_by_image} | env
     if container is None:
         environment = trainer_environment(
             os.environ,
@@ -155,6 +164,8 @@ def _options(
         raise RequestError(NO_PROGRAM)
     written = [paths.project, variables.outputs, variables.metrics, variables.saved]
     written += [variables.checkpoint_request, *filter(None, [variables.partial])]
+    if variables.world is not None:
+        written.append(variables.world.pulses)
     if variables.tensorboard is not None and variables.outputs != paths.output:
         written.append(variables.tensorboard)  # otherwise it is inside that folder
     mounts = [Mount(path, str(path)) for path in written]

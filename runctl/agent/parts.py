@@ -59,5 +59,5 @@ class AttemptParts:
     mask: Callable[[str], str]
     follow: Callable[[Path], None]
     may_report: Callable[[], bool]
-    store_progress: Callable[[], None]
+    store_progress: Callable[[], object]
     upload_outputs: Callable[[float], str]

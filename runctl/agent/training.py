@@ -8,6 +8,7 @@ from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.parts import AttemptParts
 from runctl.agent.prepare.following import follow
 from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.runtime.world import World
 from runctl.agent.saving.marks import Marks
 from runctl.agent.session import SessionContext, TrainingSession
 from runctl.agent.supervision import Supervision
@@ -27,13 +28,18 @@ class Training:
         *,
         env: Mapping[str, str],
         credentials: Mapping[str, str],
+        world: World | None = None,
     ) -> None:
-        """`env` are the request's variables with their secrets resolved."""
+        """`env` are the request's variables with their secrets resolved.
+
+        `world` has the other nodes of a gang, None without any.
+        """
         self._parts = parts
         self._request = request
         self._store = store
         self._env = env
         self._credentials = credentials
+        self._world = world
 
     def run(self, prepared: Prepared) -> Outcome | None:
         """Run programs until one ends the attempt; return None if a later attempt owns the run.
@@ -42,6 +48,10 @@ class Training:
         program cannot be started.
         """
         parts = self._parts
+        if self._world is not None:
+            # One node alone cannot start again from an earlier checkpoint.
+            ended = self._run_program(prepared)
+            return None if ended is None else ended.outcome
         if not self._request.evaluate.every_checkpoint:
             return self._train_until_done(prepared)
         evaluations = Evaluations(
@@ -78,6 +88,7 @@ class Training:
                 prepared,
                 env=self._env,
                 credentials=self._credentials,
+                world=self._world,
             ),
             prepared=prepared,
             uptime=parts.preparation.read_uptime(),
@@ -95,6 +106,9 @@ class Training:
             outcome = supervision.run()
         finally:
             session.close()
+            if self._world is not None:
+                # The next attempt may run in this process, and save from the same folder.
+                session.saver.close()
         parts.outcomes.step = session.committer.step
         if outcome is None:
             return None

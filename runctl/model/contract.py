@@ -26,6 +26,10 @@ CONTRACT_VARIABLES = (
     "RUNCTL_PORT",
     "RUNCTL_TRIAL",
     "RUNCTL_HYPERPARAMETERS",
+    "RUNCTL_NODE_RANK",
+    "RUNCTL_NODES",
+    "RUNCTL_BACKEND",
+    "RUNCTL_PULSE_DIR",
 )
 
 _REFERENCE = re.compile(r"(?P<escape>\$?)\$(?:\{(?P<braced>RUNCTL_\w+)\}|(?P<bare>RUNCTL_\w+))")

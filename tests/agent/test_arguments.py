@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runctl.agent.runtime.environment import TrainerVariables
+from runctl.agent.runtime.world import World
 from runctl.model.contract import CONTRACT_VARIABLES
 from runctl.model.subject import Subject
 from runctl.model.trial_options import TrialOptions
@@ -55,6 +56,16 @@ def test_every_variable_of_the_contract_can_be_referenced(tmp_path: Path) -> Non
         evaluated=Subject(run_id="r", key="k", step=4),
         shard=0,
         shards=2,
+        world=World(
+            rank=0,
+            nodes=2,
+            processes=1,
+            address="10.0.0.1",
+            port=29500,
+            interface="",
+            has_gpus=False,
+            pulses=tmp_path,
+        ),
         **folders,
     )
     assert set(variables.as_environment()) == set(CONTRACT_VARIABLES)

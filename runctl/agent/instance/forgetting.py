@@ -1,4 +1,4 @@
-"""What an instance forgets between two runs of a group: everything of the last one."""
+"""What an instance forgets between two runs of a group, or two attempts of a gang."""
 
 import contextlib
 import shutil
@@ -9,6 +9,19 @@ from runctl.agent.instance.settings import Paths
 # Kept: environments and images, which the runs of a group share; inputs, of which the staging keeps
 # what has not changed and the next run names, too; the kept archive of the code, which is verified.
 _FOLDERS = ("project", "checkpoint", "partial", "output", "incoming", "incoming-partial", "log")
+
+
+def forget_attempt(paths: Paths) -> None:
+    """Remove what belongs to the last attempt of a gang; its files are those of the next one, too.
+
+    Its output is shipped, and the next attempt has a log stream of its own.
+    """
+    shutil.rmtree(paths.log, ignore_errors=True)
+    shutil.rmtree(paths.requests, ignore_errors=True)
+    for path in (paths.metrics, paths.checkpoint_request, paths.saved):
+        _unlink(path)
+    _unlink(paths.runtime / "container.env")
+    paths.make()
 
 
 def forget_run(paths: Paths) -> None:

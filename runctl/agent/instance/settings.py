@@ -8,7 +8,7 @@ from pathlib import Path
 from runctl.agent.instance.assignment import read_assignment
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.model.errors import SettingsError
-from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
+from runctl.model.identity import ATTEMPT_TAG, NODES_TAG, RUN_TAG
 from runctl.model.node import NodeId
 from runctl.model.trackers import TENSORBOARD
 
@@ -119,6 +119,11 @@ class Paths:
         return self.runtime / "saved.jsonl"
 
     @property
+    def pulses(self) -> Path:
+        """RUNCTL_PULSE_DIR, where the ranks of a gang show their signs of life."""
+        return self.runtime / "pulses"
+
+    @property
     def reported(self) -> Path:
         """Exists once the attempt's report was accepted."""
         return self.runtime / "reported"
@@ -163,8 +168,9 @@ class Settings:
     """The settings that the agent was started with; an existing instance outlives the attempt.
 
     `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
-    deployment is older than that. `rank` is that of the node, always 0 while an attempt has one,
-    and `instance_type` is empty where it is not known.
+    deployment is older than that. `is_gang` says that its attempt has several nodes, of which the
+    ledger knows the rank, and `address` is its private IPv4 address. `instance_type` is empty where
+    it is not known.
     """
 
     paths: Paths
@@ -179,6 +185,8 @@ class Settings:
     is_existing_instance: bool = False
     rank: int = 0
     instance_type: str = ""
+    is_gang: bool = False
+    address: str = ""
 
     @property
     def node(self) -> NodeId:
@@ -208,12 +216,13 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
     if missing:
         raise SettingsError(f"agent.env lacks {', '.join(missing)}")
     is_existing_instance = bool(environ.get("RUNCTL_RUN_ID"))
+    rank = 0
     if is_existing_instance:
         # A machine that existed before the run has no tags of it, or none in its metadata.
         run_id: str | None = environ["RUNCTL_RUN_ID"]
         attempt = int(environ["RUNCTL_ATTEMPT"])
     elif assigned := read_assignment(read_paths(environ).assignment):
-        run_id, attempt = assigned.run_id, assigned.attempt
+        run_id, attempt, rank = assigned
     else:
         run_id, attempt = metadata.get(f"tags/instance/{RUN_TAG}"), _attempt(metadata)
     instance_id = metadata.get("instance-id")
@@ -230,7 +239,10 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         region=environ["RUNCTL_REGION"],
         trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
         is_existing_instance=is_existing_instance,
+        rank=rank,
         instance_type=metadata.get("instance-type") or "",
+        is_gang=not is_existing_instance and metadata.get(f"tags/instance/{NODES_TAG}") is not None,
+        address=metadata.get("local-ipv4") or "",
     )
 
 

@@ -31,20 +31,26 @@ def fetch_code(blobs: Blobs, request: RunRequest, project: Path) -> str:
     """
     clear(project)
     note_path(project).unlink(missing_ok=True)
+    archive = project.with_name("code.tar.gz")
+    fetched: list[Path] = []
     if request.program.code:
-        archive = project.with_name("code.tar.gz")
         if not _is_kept(archive, request.program.code):
             _download(blobs, request.program.code, archive)
         unpack(archive, project)
         note = read_header(archive, PAX_KEY)
         note_path(project).write_text(note, encoding="utf-8", errors="replace")
-        if not request.group:  # the next run of a group mostly has the same code
-            archive.unlink()
+        fetched.append(archive)
     script = request.program.script
     if script.startswith("s3://"):
-        name = script.rpartition("/")[2]
-        _download(blobs, script, project / name)
-        return name
+        script = script.rpartition("/")[2]
+        _download(blobs, request.program.script, project / script)
+        fetched.append(project / script)
+    if request.gang.is_gang:
+        digests = " ".join(map(_digest_of, fetched))
+        _digest_path(project).write_text(hashlib.sha256(digests.encode()).hexdigest())
+    # The next run of a group mostly has the same code, and the next attempt of a gang always.
+    if request.program.code and not (request.group or request.gang.is_gang):
+        archive.unlink()
     if script and not (project / script).is_file():
         raise RequestError(f"script: {script!r} is not in the code archive {request.program.code}")
     return script
@@ -55,11 +61,27 @@ def _is_kept(archive: Path, uri: str) -> bool:
     expected = PACKED.search(uri)
     if expected is None or archive.is_symlink() or not archive.is_file():
         return False
+    return _digest_of(archive) == expected[1]
+
+
+def _digest_of(path: Path) -> str:
     digest = hashlib.sha256()
-    with archive.open("rb") as stream:
+    with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest() == expected[1]
+    return digest.hexdigest()
+
+
+def _digest_path(project: Path) -> Path:
+    return project.with_name("code.sha256")
+
+
+def read_digest(project: Path) -> str:
+    """Return the digest of the code as it was fetched last; empty if it is not known."""
+    try:
+        return _digest_path(project).read_text()
+    except OSError:
+        return ""
 
 
 def note_path(project: Path) -> Path:

@@ -22,6 +22,8 @@ from runctl.model.outcome import Outcome, OutcomeKind
 REPORT_WITHIN = timedelta(minutes=5)
 RETRY_SECONDS = 2.0
 TOKEN_POLL_SECONDS = 0.2
+# After these ends another attempt follows.
+_FOLLOWED = frozenset({OutcomeKind.INTERRUPTED, OutcomeKind.LOST})
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,12 @@ class FinalReport:
         return reported in {"", self._mark}
 
     @property
+    def _prefix(self) -> str:
+        """What the names of outputs begin with: those of another node than the first are apart."""
+        rank = self._settings.rank
+        return f"node-{rank:03}/" if rank else ""
+
+    @property
     def _mark(self) -> str:
         return f"{self._settings.run_id}/{self._settings.attempt}"
 
@@ -73,23 +81,28 @@ class FinalReport:
         self._await_token(outcome)
         if self._token.has_arrived():
             # An attempt that is followed by another one has no result yet.
-            if outcome.kind is not OutcomeKind.INTERRUPTED:
+            if outcome.kind not in _FOLLOWED:
                 self._record_metrics()
             self._heartbeat.store_progress()
-        within = REPORT_WITHIN
-        ending = self._mailbox.ending
-        left = None if ending is None else ending.time_left()
-        if left is not None:
-            within = min(within, max(left, timedelta(0)))
-        if report(self._workflow, self._token, outcome, within=within):
+        if report(self._workflow, self._token, outcome, within=self._time_left()):
             reach("drain.reported")
             with contextlib.suppress(OSError):
                 self._settings.paths.reported.write_text(self._mark)
+        self.upload_if_cut_short(outcome)
+
+    def upload_if_cut_short(self, outcome: Outcome) -> None:
+        """Upload the outputs so far while the instance lives; the checkpoint is safe already."""
+        ending = self._mailbox.ending
         is_pruned = ending is not None and ending.cause is StopCause.PRUNED
-        is_cut_short = is_pruned or outcome.kind in {OutcomeKind.INTERRUPTED, OutcomeKind.STOPPED}
+        is_cut_short = is_pruned or outcome.kind in _FOLLOWED | {OutcomeKind.STOPPED}
         if is_cut_short and self._token.has_arrived():
-            # The checkpoint is safe; the outputs so far are uploaded while the instance lives.
-            self.upload_outputs(time.monotonic() + within.total_seconds())
+            self.upload_outputs(time.monotonic() + self._time_left().total_seconds())
+
+    def _time_left(self) -> timedelta:
+        """Return the time that a report, or the uploads after it, may take."""
+        ending = self._mailbox.ending
+        left = None if ending is None else ending.time_left()
+        return REPORT_WITHIN if left is None else min(REPORT_WITHIN, max(left, timedelta(0)))
 
     def _record_metrics(self) -> None:
         settings = self._settings
@@ -112,6 +125,7 @@ class FinalReport:
                     outputs,
                     self._settings.paths.output,
                     attempt=self._settings.attempt,
+                    prefix=self._prefix,
                     until=until,
                 )
             except TransientError as exc:

@@ -55,22 +55,24 @@ class Heartbeat:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._on_newest: Callable[[Run], None] = lambda _run: None
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._threads = [threading.Thread(target=self._run, name="heartbeat", daemon=True)]
         progress.on_change(self._wake.set)
 
     def start(self, on_newest: Callable[[Run], None]) -> None:
         """Begin; `on_newest` is called with the run until the token arrives."""
         self._on_newest = on_newest
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop beating."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
 
-    def store_progress(self) -> None:
-        """Store the progress in the ledger now, in the caller's thread."""
+    def store_progress(self) -> bool:
+        """Store the progress in the ledger now, in the caller's thread; return whether it is."""
         try:
             # One after the other: a snapshot must not replace a later one.
             with self._storing:
@@ -82,6 +84,9 @@ class Heartbeat:
             self._token.reread()
         except RunctlError as exc:
             logger.warning("the progress could not be stored: %s", exc)
+        else:
+            return True
+        return False
 
     def _run(self) -> None:
         while not self._stop.is_set():

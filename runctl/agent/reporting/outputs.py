@@ -12,10 +12,16 @@ logger = logging.getLogger(__name__)
 
 
 def upload_outputs(
-    outputs: Outputs, folder: Path, *, attempt: int, until: float = float("inf")
+    outputs: Outputs,
+    folder: Path,
+    *,
+    attempt: int,
+    prefix: str = "",
+    until: float = float("inf"),
 ) -> int:
     """Upload every file below `folder`; return how many. `until` is a monotonic instant.
 
+    The names of the outputs are those of the files, after a `prefix`.
     An interrupted attempt continues with this after its report, when the next one may already have
     its token: a file that a later attempt has uploaded is left alone, whichever was first. Symbolic
     links to files are followed, those to folders are not. Raises TransientError if an upload
@@ -30,7 +36,7 @@ def upload_outputs(
                 return count
             if not path.is_file():
                 continue
-            output = _name_of(path.relative_to(folder))
+            output = prefix + _name_of(path.relative_to(folder))
             try:
                 is_stored = outputs.put(output, path, attempt=attempt)
             except FileNotFoundError:

@@ -121,9 +121,17 @@ class Progress:
             self._shards = shards
 
     def report_gang(self, **known: Any) -> None:
-        """Note fields of `GangReport`, which the other nodes learn with the next beat."""
+        """Note fields of `GangReport`; the signs of life of the ranks wait for the next report."""
         with self._lock:
             self._gang = replace(self._gang or GangReport(), **known)
+        if known.keys() - {"ranks", "files"}:
+            self._on_change()
+
+    @property
+    def gang(self) -> GangReport:
+        """What this node of a gang has reported so far."""
+        with self._lock:
+            return self._gang or GangReport()
 
     def warn(self, warning: str, *, about: str) -> bool:
         """Show a warning in the status; an empty text clears it.

@@ -36,12 +36,15 @@ class TaskToken:
         attempt: int,
         instance_id: str,
         mailbox: Mailbox,
+        is_gang: bool = False,
     ) -> None:
         self._ledger = ledger
         self._run_id = run_id
         self._attempt = attempt
         self._instance_id = instance_id
         self._mailbox = mailbox
+        # The machines of a gang go on with the next attempt when one has ended without them.
+        self._cause_of_end = StopCause.PEER if is_gang else StopCause.STOP
         self._value = ""
         self._refused: str | None = None
         self._is_over = False
@@ -83,7 +86,7 @@ class TaskToken:
                 stop.wait(RUN_POLL.total_seconds())
                 continue
             if attempt is not None and attempt.ended is not None:
-                self._request_stop(StopCause.STOP, "the attempt has ended in the ledger")
+                self._request_stop(self._cause_of_end, "the attempt has ended in the ledger")
             elif attempt is not None and attempt.instance_ids and not self._is_ours(attempt):
                 # EC2 launched twice for one attempt, whose tags both machines have.
                 self._request_stop(StopCause.FENCED, "the attempt is on another instance")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.runtime.world import World
 from runctl.model.subject import Subject
 from runctl.model.trial_options import TrialOptions
 
@@ -23,8 +24,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class TrainerVariables:
     """The values of the variables that a trainer may rely on: its run and its folders.
 
-    `shard` and `shards` are the number of the shard, from 0, and that of all shards, where the
-    program is called once for each.
+    `world` has the other nodes of a gang. `shard` and `shards` are the number of the shard, from 0,
+    and that of all shards, where the program is called once for each.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class TrainerVariables:
     evaluated: Subject | None = None
     shard: int | None = None
     shards: int | None = None
+    world: World | None = None
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables by name."""
@@ -71,6 +73,7 @@ class TrainerVariables:
             "RUNCTL_CHECKPOINT_REQUEST": str(self.checkpoint_request),
             "RUNCTL_SAVED_FILE": str(self.saved),
             **self._trial_variables(),
+            **({} if self.world is None else self.world.variables()),
         }
 
     def _trial_variables(self) -> dict[str, str]:

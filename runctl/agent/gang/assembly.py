@@ -1,0 +1,36 @@
+"""The assembly of what makes an instance a node of a gang."""
+
+from runctl.agent.gang.member import GangMember
+from runctl.agent.gang.ports import NoPulses
+from runctl.agent.gang.rendezvous import Rendezvous
+from runctl.agent.gang.watch import GangWatch
+from runctl.agent.instance.settings import Settings
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.signals.mailbox import Mailbox
+from runctl.agent.signals.waiting import CancellableWait
+from runctl.model.agent_ledger import AgentLedger
+from runctl.model.node import NodeProgress
+
+
+def join_gang(
+    settings: Settings,
+    ledger: AgentLedger,
+    *,
+    mailbox: Mailbox,
+    progress: Progress,
+    wait: CancellableWait,
+    earlier: NodeProgress,
+) -> GangMember:
+    """Return the member that this node is; `earlier` is what an earlier agent has reported of it.
+
+    The end of its program, if that is part of it, is reported again.
+    """
+    watch = GangWatch(ledger, settings, mailbox=mailbox, progress=progress, pulses=NoPulses())
+    return GangMember(
+        watch,
+        Rendezvous(settings, watch, progress=progress, wait=wait),
+        rank=settings.rank,
+        mailbox=mailbox,
+        progress=progress,
+        earlier=earlier,
+    )

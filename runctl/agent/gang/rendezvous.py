@@ -1,0 +1,160 @@
+"""The rendezvous of a gang: every node waits until all are ready, and then starts its part."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from runctl.agent.gang.network import interface_of, reserve_port
+from runctl.agent.gang.ports import GangView
+from runctl.agent.gang.prints import explain_differences, take_prints
+from runctl.agent.instance.gpu import gpu_devices
+from runctl.agent.instance.settings import Settings
+from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.command_line import needs_launcher
+from runctl.agent.runtime.environment import base_environment
+from runctl.agent.runtime.world import World
+from runctl.agent.signals.waiting import CHECK, CancellableWait
+from runctl.checkpoint.file_fetcher import clear
+from runctl.model.errors import RequestError
+from runctl.model.gang import GangReport
+from runctl.model.gang_options import GangOptions
+from runctl.model.node import Node
+from runctl.model.request import RunRequest
+
+# While all wait for each other, a node should not be seconds behind.
+HURRY = 1.0
+USUAL = 3.0
+SLOW_AFTER = 60.0
+FIND_TORCH = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('torch'))"
+FIND_TIMEOUT = 60
+NO_TORCH = (
+    "the environment has no torch, whose launcher starts the processes of a run with several "
+    "nodes; add torch to the project's dependencies, or give a command that starts them itself "
+    "(MASTER_ADDR, MASTER_PORT, NODE_RANK, NNODES and NPROC_PER_NODE are in its environment)"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Rendezvous:
+    """Brings the nodes of an attempt together before their programs start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        view: GangView,
+        *,
+        progress: Progress,
+        wait: CancellableWait,
+    ) -> None:
+        self._settings = settings
+        self._view = view
+        self._progress = progress
+        self._wait = wait
+
+    def is_active(self, options: GangOptions) -> bool:
+        """Whether this node trains; those of higher ranks are spares."""
+        return self._settings.rank < options.nodes
+
+    def await_end(self) -> None:
+        """Wait as a spare: its place in the gang is in a later attempt.
+
+        Raises EndedEarlyError at the end of this one.
+        """
+        self._progress.enter("wait")
+        logger.info("this node is a spare, and waits until another one is lost")
+        self._wait.wait_until(lambda: False)
+
+    def meet(self, request: RunRequest, prepared: Prepared) -> World:
+        """Report that this node is ready, and wait for all others; return its world.
+
+        Raises RequestError if the nodes cannot train together, and EndedEarlyError if the attempt
+        ends before they are all there.
+        """
+        settings = self._settings
+        paths = settings.paths
+        if prepared.container is None and needs_launcher(request, prepared.script, paths.project):
+            self._wait.run_in_background(
+                lambda: require_torch(prepared.environment, paths.project, os.environ)
+            )
+        devices = gpu_devices()
+        processes = request.gang.processes_per_node or len(devices) or 1
+        prints = self._wait.run_in_background(lambda: take_prints(settings, prepared))
+        with contextlib.closing(reserve_port(settings.node)) as port:
+            self._progress.report_gang(
+                address=settings.address,
+                port=port.getsockname()[1],
+                processes=processes,
+                prints=prints,
+                is_ready=True,
+            )
+            self._progress.enter("wait")
+            nodes = self._await_nodes(request.gang)
+        if problem := explain_differences(nodes):
+            raise RequestError(f"the nodes cannot train together: {problem}")
+        lead = _report_of(nodes[0])
+        pulses = settings.paths.pulses
+        pulses.mkdir(parents=True, exist_ok=True)
+        clear(pulses)
+        logger.info(
+            "all %d nodes are ready; the rendezvous is at %s:%d",
+            len(nodes),
+            lead.address,
+            lead.port,
+        )
+        return World(
+            rank=settings.rank,
+            nodes=len(nodes),
+            processes=processes,
+            address=lead.address,
+            port=lead.port,
+            interface=interface_of(settings.address),
+            has_gpus=bool(devices),
+            pulses=pulses,
+        )
+
+    def _await_nodes(self, options: GangOptions) -> tuple[Node, ...]:
+        """Wait until all active nodes are ready; return them in the order of their ranks."""
+        self._view.interval = HURRY
+        began, said = time.monotonic(), ""
+        try:
+            while True:
+                attempt = self._view.attempt
+                nodes = () if attempt is None else attempt.nodes[: options.nodes]
+                missing = [node for node in nodes if not _report_of(node).is_ready]
+                if nodes and not missing:
+                    return nodes
+                waits = ", ".join(f"{node.rank} ({node.instance_id})" for node in missing)
+                if waits != said and time.monotonic() - began >= SLOW_AFTER:
+                    said = waits
+                    logger.info("waiting for the nodes %s", waits)
+                self._wait.pause(CHECK)
+        finally:
+            self._view.interval = USUAL
+
+
+def _report_of(node: Node) -> GangReport:
+    return node.progress.gang or GangReport()
+
+
+def require_torch(environment: Path, project: Path, environ: Mapping[str, str]) -> None:
+    """Raise RequestError if an environment has no torch, whose launcher starts the processes."""
+    try:
+        done = subprocess.run(
+            [str(environment / "bin/python"), "-c", FIND_TORCH],
+            cwd=project,
+            env=base_environment(environ),
+            capture_output=True,
+            timeout=FIND_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        logger.warning("the environment cannot be searched for torch: %s", exc)
+        return
+    if done.returncode == 1:
+        raise RequestError(NO_TORCH)
