@@ -266,9 +266,9 @@ class AttemptRunner:
             if request.kind == PROCESS:
                 run = self._preparation.read_run()
                 return process_shards(parts, run, prepared, env=env, credentials=credentials)
-            world = None if self._gang is None else self._gang.meet(request, prepared)
+            part = None if self._gang is None else self._gang.meet(request, prepared, env)
             training = Training(
-                parts, request, self._store, env=env, credentials=credentials, world=world
+                parts, request, self._store, env=env, credentials=credentials, gang=part
             )
             return training.run(prepared)
 

@@ -18,7 +18,7 @@ from runctl.agent.runtime.environment import (
 )
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
 from runctl.agent.runtime.training_path import lay_out
-from runctl.agent.runtime.world import World, is_launched
+from runctl.agent.runtime.world import World
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 from runctl.model.trackers import tracker_variables
@@ -111,7 +111,7 @@ def contract_with(
         world=world,
     )
     if world is not None:
-        defaults = world.defaults(is_launched=is_launched(command))
+        defaults = world.defaults()
         env = {name: value for name, value in defaults.items() if name not in set_by_image} | env
     if container is None:
         environment = trainer_environment(

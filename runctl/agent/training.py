@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from runctl.agent.contract import build_contract
 from runctl.agent.evaluations import Evaluations
 from runctl.agent.fallback import Ended, Fallback
+from runctl.agent.gang.member import GangPart
 from runctl.agent.parts import AttemptParts
 from runctl.agent.prepare.following import follow
 from runctl.agent.prepare.preparation import Prepared
-from runctl.agent.runtime.world import World
 from runctl.agent.saving.marks import Marks
 from runctl.agent.session import SessionContext, TrainingSession
 from runctl.agent.supervision import Supervision
@@ -28,18 +28,18 @@ class Training:
         *,
         env: Mapping[str, str],
         credentials: Mapping[str, str],
-        world: World | None = None,
+        gang: GangPart | None = None,
     ) -> None:
         """`env` are the request's variables with their secrets resolved.
 
-        `world` has the other nodes of a gang, None without any.
+        `gang` is the part of this node in a gang, None for the only node.
         """
         self._parts = parts
         self._request = request
         self._store = store
         self._env = env
         self._credentials = credentials
-        self._world = world
+        self._gang = gang
 
     def run(self, prepared: Prepared) -> Outcome | None:
         """Run programs until one ends the attempt; return None if a later attempt owns the run.
@@ -48,7 +48,7 @@ class Training:
         program cannot be started.
         """
         parts = self._parts
-        if self._world is not None:
+        if self._gang is not None:
             # One node alone cannot start again from an earlier checkpoint.
             ended = self._run_program(prepared)
             return None if ended is None else ended.outcome
@@ -88,7 +88,7 @@ class Training:
                 prepared,
                 env=self._env,
                 credentials=self._credentials,
-                world=self._world,
+                world=None if self._gang is None else self._gang.world,
             ),
             prepared=prepared,
             uptime=parts.preparation.read_uptime(),
@@ -102,11 +102,14 @@ class Training:
             upload_outputs=parts.upload_outputs,
             mask=parts.mask,
         )
+        if self._gang is not None:
+            self._gang.began(session.program)
         try:
             outcome = supervision.run()
         finally:
             session.close()
-            if self._world is not None:
+            if self._gang is not None:
+                self._gang.ended()
                 # The next attempt may run in this process, and save from the same folder.
                 session.saver.close()
         parts.outcomes.step = session.committer.step
@@ -132,6 +135,7 @@ class Training:
             progress=parts.progress,
             mailbox=parts.mailbox,
             judge=parts.services.trial_judge,
+            peers=tuple if self._gang is None else self._gang.peers,
         )
 
     def _make_fallback(self) -> Fallback:

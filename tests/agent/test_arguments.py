@@ -65,6 +65,7 @@ def test_every_variable_of_the_contract_can_be_referenced(tmp_path: Path) -> Non
             interface="",
             has_gpus=False,
             pulses=tmp_path,
+            has_launcher=True,
         ),
         **folders,
     )

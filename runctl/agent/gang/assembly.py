@@ -1,7 +1,7 @@
 """The assembly of what makes an instance a node of a gang."""
 
 from runctl.agent.gang.member import GangMember
-from runctl.agent.gang.ports import NoPulses
+from runctl.agent.gang.pulses import Pulses
 from runctl.agent.gang.rendezvous import Rendezvous
 from runctl.agent.gang.watch import GangWatch
 from runctl.agent.instance.settings import Settings
@@ -25,10 +25,12 @@ def join_gang(
 
     The end of its program, if that is part of it, is reported again.
     """
-    watch = GangWatch(ledger, settings, mailbox=mailbox, progress=progress, pulses=NoPulses())
+    pulses = Pulses(settings.paths.pulses)
+    watch = GangWatch(ledger, settings, mailbox=mailbox, progress=progress, pulses=pulses)
     return GangMember(
         watch,
         Rendezvous(settings, watch, progress=progress, wait=wait),
+        pulses,
         rank=settings.rank,
         mailbox=mailbox,
         progress=progress,

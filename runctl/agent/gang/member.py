@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from runctl.agent.gang.ports import GangView
+from runctl.agent.gang.pulses import GangProgram, Pulses
 from runctl.agent.gang.rendezvous import Rendezvous
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
+from runctl.agent.runtime.ports import Program
 from runctl.agent.runtime.world import World
 from runctl.agent.signals.mailbox import Mailbox, StopCause
 from runctl.model.gang import GangReport, NodeEnd
@@ -34,6 +36,20 @@ _OF_MACHINE = frozenset({StopCause.MAINTENANCE, StopCause.NOTICE, StopCause.SHUT
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GangPart:
+    """The part of one node in the program of all.
+
+    `peers` returns the other nodes that train, as the ledger has them. `began` and `ended` take
+    note of the node's own program.
+    """
+
+    world: World
+    peers: Callable[[], Sequence[Node]]
+    began: Callable[[Program], None]
+    ended: Callable[[], None]
+
+
 class GangMember:
     """Stores how the own part has ended, and decides who reports the attempt, when and how.
 
@@ -45,6 +61,7 @@ class GangMember:
         self,
         view: GangView,
         rendezvous: Rendezvous,
+        pulses: Pulses,
         *,
         rank: int,
         mailbox: Mailbox,
@@ -54,6 +71,7 @@ class GangMember:
         """`earlier` is what an earlier agent has reported of this node."""
         self._view = view
         self._rendezvous = rendezvous
+        self._pulses = pulses
         self._mailbox = mailbox
         self._progress = progress
         self._rank = rank
@@ -79,13 +97,29 @@ class GangMember:
         """Take the options of the request, which say how many nodes are no spares."""
         self._options = options
 
-    def meet(self, request: RunRequest, prepared: Prepared) -> World:
-        """Wait until all nodes are ready to start the program; return its world.
+    def meet(self, request: RunRequest, prepared: Prepared, env: Mapping[str, str]) -> GangPart:
+        """Wait until all nodes are ready to start the program; return the part of this one.
 
-        Raises RequestError if the nodes cannot train together, and EndedEarlyError if the attempt
-        ends before they are all there.
+        `env` are the request's variables. Raises RequestError if the nodes cannot train together,
+        and EndedEarlyError if the attempt ends before they are all there.
         """
-        return self._rendezvous.meet(request, prepared)
+        world = self._rendezvous.meet(request, prepared, env)
+
+        def began(program: Program) -> None:
+            self._pulses.begin(
+                GangProgram(
+                    pids=program.pids,
+                    address=world.address,
+                    port=world.port,
+                    ranks=world.processes,
+                    has_launcher=world.has_launcher,
+                )
+            )
+
+        return GangPart(world=world, peers=self._peers, began=began, ended=self._pulses.end)
+
+    def _peers(self) -> tuple[Node, ...]:
+        return tuple(node for node in self._active() if node.rank != self._rank)
 
     def await_turn(self) -> None:
         """Return at once on a node that trains; a spare waits for the end of the attempt.
@@ -176,11 +210,16 @@ class GangMember:
         # Without a verdict the others are at work, which may take as long as it likes.
         return judged is not None and time.monotonic() - judged >= UNTIL_STORED.total_seconds()
 
-    def _awaited(self) -> list[Node]:
+    def _active(self) -> tuple[Node, ...]:
+        """Return the nodes that are no spares."""
         attempt = self._view.attempt
-        nodes = () if attempt is None else attempt.nodes[: self._options.nodes]
+        return () if attempt is None else attempt.nodes[: self._options.nodes]
+
+    def _awaited(self) -> list[Node]:
         silent = self._view.silent
-        return [node for node in nodes if node.rank not in silent and not _has_stored(node)]
+        return [
+            node for node in self._active() if node.rank not in silent and not _has_stored(node)
+        ]
 
 
 def _has_stored(node: Node) -> bool:

@@ -2,17 +2,8 @@
 
 from typing import Protocol
 
-from runctl.model.gang import RankPulse
 from runctl.model.run import Attempt
 from runctl.policy.gang_facts import Verdict
-
-
-class NoPulses:
-    """The signs of life of ranks that give none."""
-
-    def read(self) -> tuple[RankPulse, ...]:
-        """Return none."""
-        return ()
 
 
 class GangView(Protocol):

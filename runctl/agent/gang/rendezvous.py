@@ -70,17 +70,18 @@ class Rendezvous:
         logger.info("this node is a spare, and waits until another one is lost")
         self._wait.wait_until(lambda: False)
 
-    def meet(self, request: RunRequest, prepared: Prepared) -> World:
+    def meet(self, request: RunRequest, prepared: Prepared, env: Mapping[str, str]) -> World:
         """Report that this node is ready, and wait for all others; return its world.
 
-        Raises RequestError if the nodes cannot train together, and EndedEarlyError if the attempt
-        ends before they are all there.
+        `env` are the request's variables. Raises RequestError if the nodes cannot train together,
+        and EndedEarlyError if the attempt ends before they are all there.
         """
         settings = self._settings
         paths = settings.paths
-        if prepared.container is None and needs_launcher(request, prepared.script, paths.project):
+        has_launcher = needs_launcher(request, prepared.script, paths.project)
+        if has_launcher and prepared.container is None:
             self._wait.run_in_background(
-                lambda: require_torch(prepared.environment, paths.project, os.environ)
+                lambda: require_torch(prepared.environment, paths.project, env)
             )
         devices = gpu_devices()
         processes = request.gang.processes_per_node or len(devices) or 1
@@ -116,6 +117,7 @@ class Rendezvous:
             interface=interface_of(settings.address),
             has_gpus=bool(devices),
             pulses=pulses,
+            has_launcher=has_launcher,
         )
 
     def _await_nodes(self, options: GangOptions) -> tuple[Node, ...]:
@@ -142,13 +144,17 @@ def _report_of(node: Node) -> GangReport:
     return node.progress.gang or GangReport()
 
 
-def require_torch(environment: Path, project: Path, environ: Mapping[str, str]) -> None:
-    """Raise RequestError if an environment has no torch, whose launcher starts the processes."""
+def require_torch(environment: Path, project: Path, env: Mapping[str, str]) -> None:
+    """Raise RequestError if an environment has no torch, whose launcher starts the processes.
+
+    `env` are the request's variables, which may name another folder with packages.
+    """
+    searched = {name: env[name] for name in ("PYTHONPATH",) if name in env}
     try:
         done = subprocess.run(
             [str(environment / "bin/python"), "-c", FIND_TORCH],
             cwd=project,
-            env=base_environment(environ),
+            env=base_environment(os.environ) | searched,
             capture_output=True,
             timeout=FIND_TIMEOUT,
             check=False,

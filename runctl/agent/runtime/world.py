@@ -1,7 +1,6 @@
 """The world of a gang: the processes of all its nodes, and how a node's are started."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ class World:
 
     `address` and `port` are those of the rendezvous, which the node of rank 0 offers. `interface`
     is the network interface to the other nodes, empty where it is not known, and `pulses` the
-    folder in which the ranks show their signs of life.
+    folder in which the ranks show their signs of life. With `has_launcher`, torch starts the
+    processes; otherwise the program does so itself.
     """
 
     rank: int
@@ -25,6 +25,7 @@ class World:
     interface: str
     has_gpus: bool
     pulses: Path
+    has_launcher: bool
 
     def launcher(self, python: str) -> list[str]:
         """Return the words that start a script in Python on this node, which follows them.
@@ -51,16 +52,13 @@ class World:
             "RUNCTL_PULSE_DIR": str(self.pulses),
         }
 
-    def defaults(self, *, is_launched: bool) -> dict[str, str]:
-        """Return variables that those of the request replace.
-
-        A program that is not `is_launched` by torch starts its processes itself.
-        """
+    def defaults(self) -> dict[str, str]:
+        """Return variables that those of the request replace."""
         found = {}
         if self.interface:
             # The name of a host may mean an address that no other node can reach.
             found["GLOO_SOCKET_IFNAME"] = found["NCCL_SOCKET_IFNAME"] = self.interface
-        if is_launched:
+        if self.has_launcher:
             if self.processes > 1:  # or torch's launcher sets it to 1, with a warning
                 found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.processes))
             return found
@@ -71,8 +69,3 @@ class World:
             "NNODES": str(self.nodes),
             "NPROC_PER_NODE": str(self.processes),
         }
-
-
-def is_launched(command: Sequence[str]) -> bool:
-    """Whether torch's launcher starts the processes of a command line."""
-    return list(command[1:3]) == ["-m", LAUNCHER]
