@@ -220,7 +220,7 @@ def test_knobs_are_set_all_or_none(cloud: Cloud) -> None:
         {"SpotOptions": {"AllocationStrategy": "prioritized"}},
         {"ReplaceUnhealthyInstances": True},
         {"ExcessCapacityTerminationPolicy": "termination"},
-        {"overrides": [OVERRIDES[0] | {"Placement": {"GroupName": "cluster"}}]},
+        {"overrides": [OVERRIDES[0] | {"Placement": {"Affinity": "host"}}]},
         {"overrides": [OVERRIDES[0] | {"KeyName": "mine"}]},
     ],
 )
