@@ -15,7 +15,8 @@ from runctl.model.node import Node, NodeId, NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, KeptNode, Launched, Run
-from runctl.policy.gang_facts import SILENT, Completed, Lost, Noticed
+from runctl.policy.gang_facts import SILENT, Completed, Failed, Lost, Noticed
+from runctl.policy.gang_health import NOBODY_JOINED
 
 START = datetime(2026, 5, 1, tzinfo=timezone.utc)
 
@@ -26,6 +27,8 @@ class Settings:
 
 
 class Pulses:
+    has_launcher = True
+
     def read(self):
         return (RankPulse(entered=3, left=3),)
 
@@ -185,6 +188,17 @@ def test_a_gang_that_has_completed_is_not_stopped(gang):
         gang.report(rank, ended=done)
     assert gang.check(0, 1, 2, 3) == Completed()
     assert gang.mailbox.ending is None
+
+
+@pytest.mark.parametrize("has_launcher", [True, False])
+def test_only_what_torchrun_starts_has_to_join_a_rendezvous(gang, has_launcher):
+    gang.watch._pulses.has_launcher = has_launcher
+    for rank in range(3):
+        gang.change(rank, progress=NodeProgress(timeline={"started": START}))
+    verdict = None
+    for _ in range(int(NOBODY_JOINED) // 9 + 2):
+        verdict = gang.check(0, 1, 2, after=9.0)
+    assert isinstance(verdict, Failed) is has_launcher
 
 
 @pytest.mark.parametrize(

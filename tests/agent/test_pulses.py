@@ -204,8 +204,10 @@ def test_nothing_is_read_before_a_program_and_after_its_end(node: Node) -> None:
     node.begin()
     node.start(local_rank="0")
     assert len(node.read()) == 1
+    assert node.pulses.has_launcher
     node.pulses.end()
     assert node.read() == ()
+    assert not node.pulses.has_launcher
 
 
 @pytest.mark.parametrize(

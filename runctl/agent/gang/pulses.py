@@ -92,6 +92,11 @@ class Pulses:
         """Read no more of it: it has ended."""
         self._program = None
 
+    @property
+    def has_launcher(self) -> bool:
+        """Whether torchrun has started the program that runs."""
+        return self._program is not None and self._program.has_launcher
+
     def read(self) -> tuple[RankPulse, ...]:
         """Return the pulses by local rank; none before the launchers have found each other."""
         program = self._program

@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 class RankPulses(Protocol):
     """The signs of life of the ranks of this node."""
 
+    @property
+    def has_launcher(self) -> bool:
+        """Whether torchrun has started the ranks."""
+        ...
+
     def read(self) -> tuple[RankPulse, ...]:
         """Return them by local rank; none before the program runs."""
         ...
@@ -142,7 +147,7 @@ class GangWatch:
         active = facts[: run.request.gang.nodes]
         found = judge(
             active,
-            must_join=not run.request.program.command,
+            must_join=self._pulses.has_launcher,
             replaces_stragglers=run.request.gang.replace_stragglers,
         )
         with self._lock:
