@@ -57,6 +57,8 @@ partial_dir: Path | None = (
 # Whether this process is the rank that saves and reports. LOCAL_RANK is 0 on each of several nodes.
 _rank = _number("RANK")
 is_main: bool = not (_number("LOCAL_RANK") or _number("NODE_RANK")) if _rank is None else _rank == 0
+# Whether it is the first on its machine, which has a checkpoint folder of its own.
+is_first_here: bool = not (_number("LOCAL_RANK", "RANK") or 0)
 
 _METRICS = _path("RUNCTL_METRICS_FILE", "metrics.jsonl")
 _SAVED = os.environ.get("RUNCTL_SAVED_FILE")
@@ -193,9 +195,10 @@ def save(
     """
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"step {step}, keep {keep}: step must be at least 0, and keep at least 1")
-    if not is_main:
-        return None
     began, asked, stopping = time.monotonic(), _request(), _stop
+    if not is_main:
+        _note_saved(asked=asked, stopping=stopping)  # its next save is due as late as theirs
+        return None
     try:
         with _scratch() as scratch:
             write(scratch / f"step-{step:09d}{suffix}")
@@ -214,9 +217,14 @@ def save(
 
 
 def saved(step: int, *, seconds: float = 0.0) -> None:
-    """Report that a save made without `save` is complete, so that it is uploaded at once."""
-    if is_main:
+    """Report that a save made without `save` is complete, so that it is uploaded at once.
+
+    Every rank may call it: the first of each machine reports.
+    """
+    if is_first_here:
         _announce(step, seconds, asked=_read_request, stopping=_stop)
+    else:
+        _note_saved(asked=_read_request, stopping=_stop)
 
 
 def restore() -> Checkpoint | None:
@@ -235,10 +243,14 @@ def checkpoints() -> list[Checkpoint]:
 
 
 def _announce(step: int, seconds: float, *, asked: str, stopping: bool) -> None:
-    global _answered, _saved_at, _saved_for_stop
-    _answered, _saved_at, _saved_for_stop = asked, time.monotonic(), stopping
+    _note_saved(asked=asked, stopping=stopping)
     if _SAVED:
         _append(Path(_SAVED), {"step": int(step), "seconds": round(seconds, 3)})
+
+
+def _note_saved(*, asked: str, stopping: bool) -> None:
+    global _answered, _saved_at, _saved_for_stop
+    _answered, _saved_at, _saved_for_stop = asked, time.monotonic(), stopping
 
 
 def _request() -> str:
@@ -325,10 +337,18 @@ def _put_in_place(made: Path, step: int) -> Path:
     # A file replaces a file atomically. A folder cannot: it is added under the next letter.
     if same and (same != [target] or made.is_dir() or target.is_dir()):
         stem = f"step-{step:09d}"
-        letters = same[0].name[len(stem) :].partition(".")[0]
-        target = checkpoint_dir / f"{stem}{_letters_after(letters)}{made.name[len(stem) :]}"
+        target = checkpoint_dir / f"{next_name(step)}{made.name[len(stem) :]}"
     made.replace(target)
     return target
+
+
+def next_name(step: int) -> str:
+    """Return a name for a save of a step that no other has: that of the step, or with a letter."""
+    stem = f"step-{step:09d}"
+    same = [found.path.name for found in checkpoints() if found.step == step]
+    if not same:
+        return stem
+    return stem + _letters_after(same[0][len(stem) :].partition(".")[0])
 
 
 def _letters_after(letters: str) -> str:
@@ -338,6 +358,12 @@ def _letters_after(letters: str) -> str:
     if letters[-1] == "z":
         return letters + "a"
     return letters[:-1] + chr(ord(letters[-1]) + 1)
+
+
+def remove_older(target: Path, step: int, *, keep: int | None) -> None:
+    """Remove the saves that the one at `target` replaces: those of its step, and beyond `keep`."""
+    with _scratch() as scratch:
+        _remove_old(target, step, keep, scratch)
 
 
 def _remove_old(target: Path, step: int, keep: int | None, scratch: Path) -> None:

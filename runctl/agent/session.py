@@ -89,6 +89,7 @@ class TrainingSession:
         self._progress = context.progress
         self._reason = ""
         self._has_failed_request = False
+        self._asks = context.scope is not Scope.OTHER_NODE
         self._save_events = SaveEvents(paths.saved)
         self._schedule = CheckpointSchedule(
             fixed=request.saving.checkpoint.fixed_interval, seen=uptime, began=time.monotonic()
@@ -155,13 +156,20 @@ class TrainingSession:
         return self._save_events.was_asked_to_stop
 
     def ask_for_checkpoint(self) -> None:
-        """Ask the trainer's helper to save. A trainer without a helper is not disturbed."""
+        """Ask the trainer's helper to save. A trainer without a helper is not disturbed.
+
+        Of several nodes, only the one that commits asks: its ranks pass it on to the others.
+        """
+        if not self._asks:
+            return
         if not self._save_events.has_helper:
             self._progress.warn(NO_HELPER, about="request")
         self._request_save()
 
     def check_schedule(self) -> None:
         """Ask for a save when it is due, and warn when checkpoints have stopped arriving."""
+        if not self._asks:
+            return
         now = time.monotonic()
         if self._save_events.has_helper:
             self._show_interval(now)

@@ -9,6 +9,7 @@ from pathlib import Path
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.candidates import NOTHING_KNOWN, PARTIAL, Trust, candidates
 from runctl.checkpoint.file_fetcher import FileFetcher
+from runctl.checkpoint.save_groups import NO_NUMBER, place_of
 from runctl.checkpoint.torch_records import METADATA, named_records
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Entry, Manifest
@@ -26,24 +27,35 @@ class Fetched:
 
 
 def check_records(manifest: Manifest, read: Callable[[Entry], Iterator[bytes]]) -> None:
-    """Check that each save of torch.distributed.checkpoint has every record that it names.
+    """Check that the newest save of torch.distributed.checkpoint has every record that it names.
 
-    `read` returns the content of a file. Raises DamagedCheckpointError, which names the record.
+    Programs may remove files of older saves. `read` returns the content of a file. Raises
+    DamagedCheckpointError, which names the record.
     """
     paths = {entry.path for entry in manifest.entries}
-    for entry in manifest.entries:
+    for entry in _newest_metadata(manifest):
         folder, slash, name = entry.path.rpartition("/")
-        if entry.kind != "file" or not METADATA.match(name):
-            continue
-        missing = sorted(
-            record
-            for record in named_records(read(entry))
-            if f"{folder}{slash}{record}" not in paths
-        )
-        if missing:
-            raise DamagedCheckpointError(
-                f"{f'{folder}{slash}{missing[0]}'!a}, which {name} names, is missing"
-            )
+        names = (f"{folder}{slash}{record}" for record in named_records(read(entry)))
+        if missing := sorted(path for path in names if path not in paths):
+            raise DamagedCheckpointError(f"{missing[0]!a}, which {name} names, is missing")
+
+
+def _newest_metadata(manifest: Manifest) -> list[Entry]:
+    """Return what describes the newest save in each folder of saves."""
+    described: dict[tuple[str, str], list[Entry]] = {}
+    newest: dict[str, tuple[int, str]] = {}
+    for entry in manifest.entries:
+        if entry.kind == "file" and METADATA.match(entry.path.rpartition("/")[2]):
+            place = place_of(entry.path)
+            described.setdefault((place.parent, place.save), []).append(entry)
+            number = -1 if place.number is None else place.number
+            newest[place.parent] = max(newest.get(place.parent, (-1, "")), (number, place.save))
+    return [
+        entry
+        for (parent, save), entries in described.items()
+        if save in {NO_NUMBER, newest[parent][1]}
+        for entry in entries
+    ]
 
 
 class Restorer:

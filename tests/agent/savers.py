@@ -11,10 +11,12 @@ from typing import Any
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Contract, Program
 from runctl.agent.saving.folder_watcher import FolderWatcher
+from runctl.agent.saving.gang_files import PartMissingError
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
+from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.pinning import pin_name
 from runctl.checkpoint.settling import FileState, Snapshot
 from runctl.policy.interval import Uptime
@@ -30,9 +32,13 @@ class Committer:
         self.begun, self.done = threading.Event(), threading.Event()
         self.gate = threading.Event()
         self.gate.set()
+        self.missing = 0  # how often a part of another node is missing
 
     def commit(self, snapshot: Snapshot, place: Path, **_: Any) -> None:
         self.begun.set()
+        if self.missing:
+            self.missing -= 1
+            raise PartMissingError("node 1's part is missing")
         assert self.gate.wait(60)
         files = {path: state for path, state in snapshot.view.items() if state.kind == "file"}
         self.committed.append(
@@ -76,6 +82,7 @@ def start_saver(
     progress: Progress,
     *,
     program: Program | None = None,
+    scope: Scope = Scope.WHOLE,
 ) -> CheckpointSaver:
     """Watch a new folder and save what settles in it."""
     folder = tmp_path / "checkpoint"
@@ -87,6 +94,7 @@ def start_saver(
         spare=tmp_path / "spare",
         save_events=save_events,
         progress=progress,
+        scope=scope,
     )
     saver = CheckpointSaver(
         committer,  # type: ignore[arg-type]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import gang_files, node_committer
 from runctl.agent.saving.gang_files import PartMissingError
 from runctl.checkpoint.file_fetcher import clear
+from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.upload import SupersededError
 from runctl.model.node import NodeStage
 from tests.agent.gangs import Gang, write_torch_save
-from tests.agent.machine import Cloud
+from tests.agent.machine import Cloud, wait_until
+from tests.agent.savers import Committer, start_saver
 
 RECORDS = {f"step-000000007/__{rank}_0.distcp" for rank in range(4)}
 SAVE = RECORDS | {"step-000000007/.metadata"}
@@ -399,3 +403,36 @@ def test_a_newer_snapshot_ends_the_wait_for_a_part(gang: Gang) -> None:
     first.superseded.set()
     with pytest.raises(SupersededError):
         first.save(seconds=3600)
+
+
+def test_a_save_without_a_part_is_reported_and_tried_again(tmp_path: Path) -> None:
+    committer, progress = Committer(), Progress()
+    committer.missing = 1
+    saver = start_saver(tmp_path, committer, tmp_path / "pins", progress)
+    (tmp_path / "checkpoint/step-1.bin").write_bytes(b"one")
+    wait_until(lambda: "node 1's part is missing" in str(progress.snapshot().warning))
+    assert committer.done.wait(60)
+    saver.close()
+    assert committer.committed == [{"step-1.bin": b"one"}]
+
+
+def test_a_last_save_without_a_part_is_not_saved(tmp_path: Path) -> None:
+    committer, progress = Committer(), Progress()
+    committer.missing = 1000
+    saver = start_saver(tmp_path, committer, tmp_path / "pins", progress)
+    (tmp_path / "checkpoint/step-1.bin").write_bytes(b"one")
+    assert not saver.finish(until=time.monotonic() + 60, torn=frozenset(), abrupt=False)
+    assert "node 1's part is missing" in str(progress.snapshot().warning)
+
+
+def test_a_node_says_how_many_files_its_ranks_have_written(tmp_path: Path) -> None:
+    progress = Progress()
+    saver = start_saver(tmp_path, Committer(), tmp_path / "pins", progress, scope=Scope.OTHER_NODE)
+    write_torch_save(tmp_path / "checkpoint", 7, 2, 3)
+
+    def files() -> int:
+        report = progress.snapshot().gang
+        return 0 if report is None else report.files
+
+    wait_until(lambda: files() == 2)
+    saver.close()

@@ -19,6 +19,7 @@ from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.settling import Settling, Snapshot
 from runctl.checkpoint.torch_records import named_records
 from runctl.checkpoint.wholeness import Wholeness
+from runctl.model.errors import DamagedCheckpointError
 from tests.agent.machine import Cloud
 from tests.checkpoint.test_checkpoints import Folder
 
@@ -134,3 +135,20 @@ def test_a_checkpoint_whose_part_was_deleted_falls_back_and_names_the_file(
     assert fetched.key == first
     assert "cannot be fetched" in caplog.text
     assert "step-000000008/" in caplog.text
+
+
+def test_an_older_save_may_lack_records(cloud: Cloud, tmp_path: Path) -> None:
+    folder = Folder(cloud, tmp_path / "machine")
+    (write(folder.path, 7) / "__1_0.distcp").unlink()
+    write(folder.path, 8)
+    key = folder.save(8)
+    assert Restorer(folder.store, tmp_path / "incoming").fetch(key).key == key
+
+
+def test_a_save_without_a_number_needs_its_records(cloud: Cloud, tmp_path: Path) -> None:
+    folder = Folder(cloud, tmp_path / "machine")
+    (write(folder.path, 7) / "__1_0.distcp").unlink()
+    (folder.path / "step-000000007").rename(folder.path / "last")
+    key = folder.save(8)
+    with pytest.raises(DamagedCheckpointError, match=r"'last/__1_0\.distcp', which"):
+        Restorer(folder.store, tmp_path / "incoming").fetch(key)

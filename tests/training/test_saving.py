@@ -295,6 +295,21 @@ def test_only_the_first_rank_saves_and_reports_and_all_restore(place: Place) -> 
     assert place.run(RESTORE, RANK="1") == "1 step-000000001.txt\n"
 
 
+def test_a_rank_that_saves_nothing_is_not_due_again_at_once(place: Place) -> None:
+    program = """
+        import time
+        from runctl import training
+        time.sleep(0.02)
+        print(training.should_save(every=0.01))
+        training.save(lambda path: path.write_text("1"), 1)
+        print(training.should_save(every=3600))
+        print(training.checkpoint_requested())
+    """
+    place.request.write_text("7")
+    assert place.run(program, RANK="1").split() == ["True", "False", "False"]
+    assert not place.checkpoints.exists()
+
+
 def test_a_request_causes_one_save(place: Place) -> None:
     program = """
         from runctl import training
