@@ -86,7 +86,7 @@ def run(paths: Paths) -> int:
     services = _services(settings)
     termination = Termination()
     termination.install()
-    mailbox, watch = _watch(paths, termination)
+    mailbox, watch = _watch(settings, termination)
     while True:
         logger.info(
             "attempt %d of %s on %s", settings.attempt, settings.run_id, settings.instance_id
@@ -106,7 +106,7 @@ def run(paths: Paths) -> int:
         else:
             forget_run(paths)
         own_log, mask = _open_log(paths)
-        mailbox, watch = _watch(paths, termination)
+        mailbox, watch = _watch(settings, termination)
         # After a notice this withdraws the offer at once.
         following = runner.stay.wait(mailbox, is_noticed=paths.notice.exists)
         if following is None:
@@ -169,11 +169,11 @@ def _open_log(paths: Paths) -> tuple[OwnLog, SecretMask]:
     return own_log, mask
 
 
-def _watch(paths: Paths, termination: Termination) -> tuple[Mailbox, InterruptionWatcher]:
+def _watch(settings: Settings, termination: Termination) -> tuple[Mailbox, InterruptionWatcher]:
     """Begin to watch for requests to the next attempt."""
     mailbox = Mailbox()
     termination.inform(mailbox)
-    watch = InterruptionWatcher(Metadata(), paths, mailbox)
+    watch = InterruptionWatcher(Metadata(), settings.paths, mailbox, is_gang=settings.is_gang)
     watch.start()
     return mailbox, watch
 

@@ -203,6 +203,25 @@ def test_request_file_ends_the_attempt_and_is_taken_once(
     assert list(watch._paths.requests.iterdir()) == []
 
 
+def test_drain_request_is_no_notice_of_each_node_of_a_gang(
+    metadata: MetadataDouble, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    paths.make()
+    watch = InterruptionWatcher(Metadata(metadata.url), paths, Mailbox(), is_gang=True)
+    request_files.write(paths.requests, Request.DRAIN)
+    watch.collect_requests()
+    assert watch._mailbox.ending is None
+    assert not paths.notice.exists()
+    metadata.give_notice(20)
+    request_files.write(paths.requests, Request.DRAIN)
+    watch.collect_requests()
+    ending = watch._mailbox.ending
+    assert ending is not None
+    assert ending.cause is StopCause.NOTICE
+    assert watch._mailbox.noticed_at is not None
+
+
 def test_drain_request_takes_its_deadline_from_the_notice_where_there_is_one(
     watch: InterruptionWatcher, metadata: MetadataDouble
 ) -> None:

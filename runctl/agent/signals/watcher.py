@@ -23,12 +23,19 @@ logger = logging.getLogger(__name__)
 
 
 class InterruptionWatcher:
-    """Reports notices, rebalance recommendations and requests to the mailbox."""
+    """Reports notices, rebalance recommendations and requests to the mailbox.
 
-    def __init__(self, metadata: Metadata, paths: Paths, mailbox: Mailbox) -> None:
+    A node of a gang (`is_gang`) is also asked to drain when EC2 takes another one: then the ledger
+    says which, and the agent's watch over the gang finds it there.
+    """
+
+    def __init__(
+        self, metadata: Metadata, paths: Paths, mailbox: Mailbox, *, is_gang: bool = False
+    ) -> None:
         self._metadata = metadata
         self._paths = paths
         self._mailbox = mailbox
+        self._is_gang = is_gang
         self._stop = threading.Event()
         self._noticed = False
         self._recommended: str | None = None
@@ -122,7 +129,9 @@ class InterruptionWatcher:
                     self._mailbox.ask_for_checkpoint()
                 case Request.DRAIN:
                     self.check_metadata()  # which knows the deadline, if there is a notice
-                    self._report_notice(_deadline_of(received), "EC2 takes the instance (warning)")
+                    if not self._is_gang:
+                        deadline = _deadline_of(received)
+                        self._report_notice(deadline, "EC2 takes the instance (warning)")
                 case Request.STOP:
                     self._mailbox.end(
                         StopRequest(
