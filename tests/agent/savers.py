@@ -83,10 +83,11 @@ def start_saver(
     *,
     program: Program | None = None,
     scope: Scope = Scope.WHOLE,
+    restored: Path | None = None,
 ) -> CheckpointSaver:
-    """Watch a new folder and save what settles in it."""
+    """Watch a new folder, or one with what was `restored`, and save what settles in it."""
     folder = tmp_path / "checkpoint"
-    folder.mkdir()
+    folder.mkdir() if restored is None else restored.rename(folder)
     save_events = SaveEvents(tmp_path / "saved.jsonl")
     watcher = FolderWatcher(
         folder=folder,

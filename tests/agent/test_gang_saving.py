@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 import time
 from datetime import timedelta
@@ -436,3 +437,30 @@ def test_a_node_says_how_many_files_its_ranks_have_written(tmp_path: Path) -> No
 
     wait_until(lambda: files() == 2)
     saver.close()
+
+
+def test_what_a_node_was_restored_with_takes_no_time_of_its_last_upload(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+
+    class Measuring(Committer):
+        def expected_time(self, size: int) -> timedelta:
+            return timedelta(seconds=size)
+
+    watched = []
+    for scope in (Scope.FIRST_NODE, Scope.OTHER_NODE):
+        folder.mkdir()
+        (folder / "step-7.pt").write_bytes(b"restored")
+        folder.rename(tmp_path / "restored")
+        saver = start_saver(
+            tmp_path,
+            Measuring(),
+            tmp_path / "pins",
+            Progress(),
+            scope=scope,
+            restored=tmp_path / "restored",
+        )
+        (folder / "step-8.pt").write_bytes(b"8")
+        watched.append(saver.expected_upload_time().total_seconds())
+        saver.close()
+        shutil.rmtree(folder)
+    assert watched == [9, 1]

@@ -208,6 +208,15 @@ class FolderWatcher:
         held = pin(self._folder, files, place)
         return Pinned(Snapshot(held, tuple(held)), place, self._save_events.step)
 
+    def own(self, folder_state: FolderState) -> FolderState:
+        """Return what this node stores of the folder: on a later one, what its ranks have written.
+
+        On the first node, and on a single one, that is everything.
+        """
+        if self._scope is not Scope.OTHER_NODE:
+            return folder_state
+        return own_files(folder_state, self._given)
+
     def scan(self) -> FolderState | None:
         """Scan the folder; if that fails, show the problem in the status and return None."""
         try:
@@ -280,8 +289,8 @@ class FolderWatcher:
         if self._scope is not Scope.OTHER_NODE or folder_state == self._counted:
             return
         self._counted = folder_state
-        own = own_files(folder_state, self._given)
-        self._progress.report_gang(files=sum(state.kind != "dir" for state in own.values()))
+        files = sum(state.kind != "dir" for state in self.own(folder_state).values())
+        self._progress.report_gang(files=files)
 
     def _take(self, found: Replaced) -> None:
         """Pin what has settled, if anything has; the saver waits for it."""

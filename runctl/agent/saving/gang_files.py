@@ -21,7 +21,7 @@ from runctl.model.errors import CheckpointError, DamagedCheckpointError
 from runctl.model.identity import node_of_manifest
 from runctl.model.node import Node, NodeStage
 
-MAX_WAIT = timedelta(seconds=60)
+MAX_WAIT = 60.0
 POLL_SECONDS = 0.5
 # Left of a notice for the commit itself.
 RESERVE = timedelta(seconds=3)
@@ -92,12 +92,15 @@ class GangFiles:
     ) -> Joined:
         """Return the whole save, as soon as the other nodes have stored their files of it.
 
-        `find_gone` returns the paths whose parts are not stored any more, and `until` is the
-        monotonic instant at which it is too late. Raises PartMissingError, which names the node, if
-        the save does not become whole, and SupersededError if a newer one is to be committed.
+        `find_gone` returns the paths whose parts are not stored any more. `until` is the monotonic
+        instant at which it is too late for the last save, and infinite for others. Raises
+        PartMissingError, which names the node, if the save does not become whole, and
+        SupersededError if a newer one is to be committed.
         """
         taken_at = datetime.now(timezone.utc)
-        give_up = min(time.monotonic() + MAX_WAIT.total_seconds(), until - RESERVE.total_seconds())
+        # There is no other try after the last save; the next one comes with later files.
+        is_last = until < float("inf")
+        give_up = until - RESERVE.total_seconds() if is_last else time.monotonic() + MAX_WAIT
         while True:
             nodes = self._observe(taken_at)
             joined = self._join(own, nodes)

@@ -91,7 +91,9 @@ class CheckpointSaver:
 
     def expected_upload_time(self) -> timedelta:
         """Estimate how long the next checkpoint will take to upload."""
-        return self._committer.expected_time(_size_of(self._watcher.scan() or {}))
+        return self._committer.expected_time(
+            _size_of(self._watcher.own(self._watcher.scan() or {}))
+        )
 
     def finish(self, *, until: float, torn: frozenset[str], abrupt: bool) -> bool:
         """Commit what is whole and new in the folder, after all its writers have ended.
