@@ -105,6 +105,7 @@ class RunctlCallback(Callback):
             training.save(write, self._saved, suffix=".ckpt", keep=self._keep)
         else:
             write(None)
+            training.save(write, self._saved)  # only notes when the last save was
 
     def _report(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:

@@ -84,9 +84,8 @@ class RunctlCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Report the save, which is complete."""
-        if state.is_world_process_zero:
-            training.saved(state.global_step, seconds=time.monotonic() - self._began)
+        """Report the save, which is complete; each machine has files of its own ranks."""
+        training.saved(state.global_step, seconds=time.monotonic() - self._began)
 
     def on_log(
         self,

@@ -297,3 +297,17 @@ def test_a_machine_that_the_gang_has_kept_is_known_as_such():
     attempt = replace(gang.attempt, source=Launched(kept=(KeptNode("i-1"),)))
     found = GangMemory(own_rank=0).note(attempt, 1.0)
     assert [facts.is_kept for facts in found] == [False, True, False, False]
+
+
+def test_a_kept_machine_is_awaited_from_the_end_of_the_attempt_before():
+    gang = Gang()
+    gang.change(1, heartbeat_at=None)
+    memory = GangMemory(own_rank=0)
+
+    def age(stage, now):
+        kept = Launched(kept=(KeptNode("i-1"),))
+        return memory.note(replace(gang.attempt, source=kept, stage=stage), now)[1].age
+
+    assert age(AttemptStage.LAUNCHED, 0.0) == 0.0
+    assert age(AttemptStage.LAUNCHED, 600.0) == 0.0
+    assert age(AttemptStage.RUNNING, 603.0) == 3.0

@@ -8,7 +8,7 @@ from statistics import median
 
 from runctl.model.gang import GangReport, RankPulse
 from runctl.model.node import Node
-from runctl.model.run import Attempt, Launched
+from runctl.model.run import Attempt, AttemptStage, Launched
 from runctl.policy.gang_facts import SILENT, NodeFacts
 
 # The readings that tell the usual duration of a step, about two minutes of them.
@@ -111,8 +111,11 @@ class GangMemory:
                 memory = self._nodes[node.rank] = _NodeMemory(node.heartbeat_at, now)
             elif was_blind and memory.heartbeat_at is not None:
                 memory.changed_at = now
+            is_kept = node.instance_id in kept_ids
+            if is_kept and attempt.stage is not AttemptStage.RUNNING:
+                memory.changed_at = now  # it may still save for the attempt before this one
             memory.note(node, now)
-            facts.append(self._facts(node, memory, now, is_kept=node.instance_id in kept_ids))
+            facts.append(self._facts(node, memory, now, is_kept=is_kept))
         return tuple(facts)
 
     def next_limit(self, nodes: Sequence[NodeFacts]) -> float | None:
