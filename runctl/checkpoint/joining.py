@@ -18,16 +18,22 @@ from runctl.model.checkpoint import Entry, Manifest
 class NodeFiles:
     """What is known of another node's files.
 
-    `files` is how many it says it has, and `manifests` what it has stored, newest first. A node
-    that `is_over` stores nothing more; one that has not `answered` may have written files since its
-    last report.
+    `files` is how many it says it has, and `manifests` what it has stored, newest first. With
+    `is_stored`, its program has ended and that is all of it; a node that `is_lost` may have had
+    more. One that has not `answered` may have written files since its last report.
     """
 
     rank: int
     files: int = 0
     manifests: tuple[Manifest, ...] = ()
-    is_over: bool = False
+    is_stored: bool = False
+    is_lost: bool = False
     has_answered: bool = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it stores nothing more."""
+        return self.is_stored or self.is_lost
 
     def of_step(self, step: int | None) -> Manifest | None:
         """Return the manifest that belongs to a save: of the same step if possible."""
@@ -37,8 +43,8 @@ class NodeFiles:
     def has_stored(self, step: int | None) -> bool:
         """Return whether it has stored its files of a save of this step, as far as steps say."""
         if not self.manifests:
-            return self.is_over and not self.files
-        if self.is_over or step is None:
+            return not self.files
+        if self.is_stored or step is None:
             return True
         return any(manifest.step is None or manifest.step >= step for manifest in self.manifests)
 

@@ -189,6 +189,16 @@ def test_nothing_is_waited_for_once_a_node_is_lost(gang: Gang) -> None:
         first.save(seconds=3600)
 
 
+def test_an_older_part_of_a_lost_node_is_not_enough(gang: Gang) -> None:
+    first, second = gang.nodes
+    (first.folder / "step-8-rank0.pt").write_bytes(b"8")
+    (second.folder / "step-7-rank1.pt").write_bytes(b"7")
+    second.save()
+    gang.lost.add(1)
+    with pytest.raises(PartMissingError, match="node 1's part is missing"):
+        first.save(seconds=3600)
+
+
 def test_the_part_of_a_node_that_is_gone_counts_if_it_is_stored(gang: Gang) -> None:
     first, second = gang.nodes
     write_torch_save(first.folder, 7, 0, 1)

@@ -153,7 +153,8 @@ class GangFiles:
                     rank=node.rank,
                     files=files,
                     manifests=self._read_newest(keys.get(node.rank, [])),
-                    is_over=is_stored or node.rank in lost or node.stage is NodeStage.GONE,
+                    is_stored=is_stored,
+                    is_lost=node.rank in lost or node.stage is NodeStage.GONE,
                     has_answered=bool(files) or has_answered or node.rank in self._without_files,
                 )
             )
