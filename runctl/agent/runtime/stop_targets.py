@@ -178,6 +178,17 @@ def _launched(family: Sequence[ProcessInfo], leader: int) -> list[int]:
     return targets
 
 
+def is_launcher_of_torch(info: ProcessInfo) -> bool:
+    """Whether a process starts the ranks of a node and waits for the other nodes."""
+    if Path(info.words[0] if info.words else "").name == "torchrun":
+        return True
+    words = [*info.words[1:5], ""]
+    return info.is_python and any(
+        words[at : at + 2] == ["-m", "torch.distributed.run"] or Path(word).name == "torchrun"
+        for at, word in enumerate(words)
+    )
+
+
 def role_of(info: ProcessInfo) -> str:
     """Return what a process is by its command line: a trainer, a shell or a launcher."""
     if not info.words:

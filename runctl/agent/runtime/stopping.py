@@ -12,7 +12,12 @@ from runctl.agent.instance import processes
 from runctl.agent.instance.open_files import OpenFileFinder
 from runctl.agent.runtime.family import Family
 from runctl.agent.runtime.process_table import ProcessInfo, is_below, read_processes
-from runctl.agent.runtime.stop_targets import StopTargets, choose_targets, is_bystander
+from runctl.agent.runtime.stop_targets import (
+    StopTargets,
+    choose_targets,
+    is_bystander,
+    is_launcher_of_torch,
+)
 
 # The time that a launcher has to forward a signal before its program handles its own copy of it.
 COALESCE = 0.2
@@ -24,6 +29,9 @@ QUIET = 0.5
 # The time that a program may take from its start to the first file that it opens.
 STARTUP = 10.0
 STARTUP_OF_A_COPY = 1.0
+# The time that torch's launcher has to end after its ranks have. It waits for the launchers of the
+# other nodes: for five minutes if one of them was killed.
+LAUNCHER_EXIT = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +85,7 @@ class Stopping:
         self._signalled: dict[int, bool] = {}
         self._later: tuple[int, ...] = ()
         self._sent_at = self._searched_at = float("-inf")
+        self._launcher_left_at: float | None = None
         self.torn: frozenset[str] = frozenset()
 
     def send(self, *, before_a_kill: Callable[[], None]) -> None:
@@ -108,7 +117,8 @@ class Stopping:
         if leader_runs:
             if now - self._searched_at >= SEARCH_EVERY:
                 self._signal_new(now)
-            return True
+            left_at = self._launcher_left_at
+            return left_at is None or now - left_at < LAUNCHER_EXIT
         if any(processes.is_alive(pid) for pid in self._signalled):
             return True
         return bool(self._writing.left(self._family.infos(), now))
@@ -131,6 +141,11 @@ class Stopping:
         if not any(self._signalled.values()):
             return
         family = self._family.infos()
+        if self._is_launcher_alone(family):
+            if self._launcher_left_at is None:
+                self._launcher_left_at = now
+            return
+        self._launcher_left_at = None
         targets = choose_targets(family, self._leader)
         fresh = [
             info.pid
@@ -150,6 +165,15 @@ class Stopping:
             if alive and not self._writing.among(family, now):
                 logger.info("the trainer has not ended: SIGTERM to its copies, too")
                 self._signal(alive, family)
+
+    def _is_launcher_alone(self, family: Sequence[ProcessInfo]) -> bool:
+        """Whether only torch's launcher is left, which a signal would keep from waiting."""
+        left = [info for info in family if not is_bystander(info, family)]
+        launchers = [info for info in left if is_launcher_of_torch(info)]
+        if not launchers or any(info.pid in self._signalled for info in launchers):
+            return False
+        # Shells and the like only wait for it.
+        return all(info in launchers or is_below(launchers[0], info.pid, family) for info in left)
 
     def _signal(self, pids: Iterable[int], family: Sequence[ProcessInfo]) -> None:
         known = {info.pid: info for info in family}
