@@ -67,7 +67,8 @@ class _Rank:
         return self.pulse.idle_seconds + self.facts.age
 
     def is_still(self, limit: float) -> bool:
-        return self.pulse.is_suspended or self.pulse.still_seconds + self.facts.age >= limit
+        """Whether it does nothing, which its agent notices some time later."""
+        return self.pulse.is_suspended or self.pulse.still_seconds + self.facts.age >= limit / 2
 
     @property
     def is_waiting(self) -> bool:

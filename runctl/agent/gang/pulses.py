@@ -16,9 +16,11 @@ from runctl.model.gang import RankPulse
 # As the trainer's helper writes them (runctl/hooks/pulse.py).
 LAYOUT = struct.Struct("<QQdd")
 LOCAL_RANK = "LOCAL_RANK"
-# A process that only waits still uses a little of a processor.
-BUSY_SHARE = 0.02
+# A rank that waits in Gloo uses 0.3% of a processor, and one that uploads something a few percent.
+BUSY_SHARE = 0.01
 BUSY_BYTES = 4096
+# The kernel counts in hundredths of a second, so that less would be chance.
+WINDOW = 10.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -50,22 +52,24 @@ class _Usage:
 
 @dataclass
 class _Activity:
-    """When a rank was last seen to work."""
+    """When a rank was last seen to work; `usage` is what it had used at `since`."""
 
     at: float
-    read_at: float
+    since: float
     usage: dict[int, _Usage] = field(default_factory=dict)
 
     def note(self, usage: dict[int, _Usage], now: float) -> None:
-        before, self.usage = self.usage, usage
+        before = self.usage
         ticks = sum(max(0, used.ticks - _ticks(before, pid)) for pid, used in usage.items())
         moved = sum(max(0, used.moved - _moved(before, pid)) for pid, used in usage.items())
-        used_share = ticks / CLOCK_TICKS / max(now - self.read_at, 1 / CLOCK_TICKS)
+        enough = BUSY_SHARE * max(WINDOW, now - self.since) * CLOCK_TICKS
         is_new = not usage.keys() <= before.keys()
         in_disk = any(used.is_in_disk for used in usage.values())
-        if is_new or in_disk or used_share >= BUSY_SHARE or moved >= BUSY_BYTES:
+        is_at_work = is_new or in_disk or ticks >= enough or moved >= BUSY_BYTES
+        if is_at_work:
             self.at = now
-        self.read_at = now
+        if is_at_work or now - self.since >= WINDOW:
+            self.since, self.usage = now, usage
 
 
 class Pulses:
