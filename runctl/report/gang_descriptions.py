@@ -22,13 +22,18 @@ def place_text(attempt: AttemptEntry) -> str:
 
 def request_text(attempt: AttemptEntry) -> str:
     """Describe which machines an attempt requests, and why."""
-    what = "requests an instance"
-    if attempt.nodes or attempt.kept:
-        what = f"requests {_count(attempt.requested, 'instance')}"
-    if attempt.kept:
-        kept = f"keeps {_count(attempt.kept, 'instance')}"
-        what = f"{kept} and {what}" if attempt.requested else kept
-    return f"{what}: {attempt.plan}" if attempt.plan else what
+    if not (attempt.nodes or attempt.kept):
+        return _with_plan("requests an instance", attempt.plan)
+    # The plan of a gang begins with the number of machines.
+    requests = f"requests {attempt.plan or _count(attempt.requested, 'instance')}"
+    if not attempt.kept:
+        return requests
+    kept = f"keeps {_count(attempt.kept, 'instance')}"
+    return f"{kept} and {requests}" if attempt.requested else _with_plan(kept, attempt.plan)
+
+
+def _with_plan(text: str, plan: str) -> str:
+    return f"{text}: {plan}" if plan else text
 
 
 def notice_text(attempt: AttemptEntry) -> str:

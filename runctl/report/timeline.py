@@ -78,7 +78,10 @@ class AttemptEntry:
         if self.outcome is not None:
             return self.outcome.kind.value
         if self.stage is AttemptStage.LAUNCHING or not self.phase:
-            return "booting" if self.stage is AttemptStage.LAUNCHED else self.stage.value
+            # The token of a gang may arrive before its lead has booted.
+            has_machines = self.stage is AttemptStage.RUNNING and bool(self.nodes)
+            is_booting = self.stage is AttemptStage.LAUNCHED or has_machines
+            return "booting" if is_booting else self.stage.value
         return self.phase
 
     @property

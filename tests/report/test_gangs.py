@@ -172,12 +172,20 @@ def test_the_states_of_a_gang_say_how_many_nodes_it_has():
 
 
 def test_a_repair_says_what_it_keeps_and_what_it_requests():
-    repair = gang(2, "abc", kept="ab", stage=AttemptStage.LAUNCHING)
-    assert attempt_text(entry(repair), kind="train") == "keeps 2 instances and requests 1 instance"
-    from_spare = gang(2, "abc", kept="abc", stage=AttemptStage.LAUNCHING)
-    assert attempt_text(entry(from_spare), kind="train") == "keeps 3 instances"
-    new = gang(1, "abc", stage=AttemptStage.LAUNCHING)
-    assert attempt_text(entry(new), kind="train") == "requests 3 instances"
+    def text(attempt: Attempt, plan: str = "") -> str:
+        source = replace(attempt.source, plan=plan)
+        launching = replace(attempt, source=source, stage=AttemptStage.LAUNCHING)
+        return attempt_text(entry(launching), kind="train")
+
+    repair = gang(2, "abc", kept="ab")
+    assert text(repair) == "keeps 2 instances and requests 1 instance"
+    assert text(repair, f"1 of 3 machines of {POOL}") == (
+        f"keeps 2 instances and requests 1 of 3 machines of {POOL}"
+    )
+    all_stay = gang(2, "abc", kept="abc")
+    assert text(all_stay, "all 3 machines go on") == "keeps 3 instances: all 3 machines go on"
+    assert text(gang(1, "abc")) == "requests 3 instances"
+    assert text(gang(1, "abc"), f"3 machines of {POOL}") == f"requests 3 machines of {POOL}"
 
 
 def test_warnings_name_the_node_once():
