@@ -54,10 +54,13 @@ def drain(
     killed = program.kill()
     reach("drain.trainer_ended")
     progress.mark("exited")
-    logger.info(
-        "the trainer %s",
-        f"exited with {program.exit_code}" if has_exited else "was killed: no grace left",
-    )
+    if has_exited:
+        said = f"exited with {program.exit_code}"
+    elif killed.missed_grace:
+        said = "was killed: no grace left"
+    else:
+        said = "was killed"
+    logger.info("the trainer %s", said)
     if mailbox.is_fenced:
         saver.abandon()
         return

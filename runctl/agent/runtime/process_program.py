@@ -75,7 +75,9 @@ class ProcessProgram:
             return Killed(torn=killed.torn, is_abrupt=is_abrupt or end.was_a_fault())
         return Killed(
             torn=stopping.torn | killed.torn,
-            is_abrupt=stopping.ended_abruptly(killed) or end.was_a_fault(),
+            # The launcher that is killed saves nothing.
+            is_abrupt=stopping.ended_abruptly(killed)
+            or (end.was_a_fault() and not stopping.left_a_launcher),
             missed_grace=unfinished or bool(killed.torn),
         )
 

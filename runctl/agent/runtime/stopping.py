@@ -129,6 +129,11 @@ class Stopping:
         return unaware or bool({*self._signalled, *killed.writers} & {*killed.pids})
 
     @property
+    def left_a_launcher(self) -> bool:
+        """Whether all has ended but torch's launcher, which waits for the other nodes'."""
+        return self._launcher_left_at is not None
+
+    @property
     def unfinished(self) -> list[int]:
         """The processes that handle SIGTERM and have not ended yet."""
         return [
