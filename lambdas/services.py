@@ -49,6 +49,7 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         region=environ.get("AWS_REGION", ""),
         image_mirror=environ.get("RUNCTL_IMAGE_MIRROR", ""),
         root_volumes=json.loads(environ.get("RUNCTL_ROOT_VOLUMES", "{}")),
+        limits=json.loads(environ.get("RUNCTL_LIMITS", "{}")),
         own_images=tuple(json.loads(environ.get("RUNCTL_OWN_IMAGES", "[]"))),
     )
 

@@ -152,6 +152,7 @@ class OrchestrationStack(Stack):
             can.objects(),
             can.prepare_jobs(),
             can.machine_images(),
+            can.limits(),
             can.find_images(),
             can.find_secrets(),
             can.order_builds(),
@@ -239,6 +240,7 @@ class OrchestrationStack(Stack):
             can.ledger(*READ, "PutItem", "UpdateItem"),
             can.objects(),
             can.machine_images(),
+            can.limits(),
             can.machines(),
             can.executions("sweep"),
         )
@@ -265,6 +267,7 @@ class OrchestrationStack(Stack):
             can.objects(),
             can.prepare_jobs(),
             can.machine_images(),
+            can.limits(),
             can.machines(),
         )
         self._add(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stacks.disks import Disk, read_disk, root_device
 from stacks.errors import BadContextError
+from stacks.limits import Limits, read_limits
 from stacks.readable_secrets import ReadableSecrets, read_readable_secrets
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Settings:
     environment_days: int = 30
     function_platform: str = LAMBDA_PLATFORM
     bytecode: bool = False
+    limits: Limits = field(default_factory=Limits)
     version: str
 
     @property
@@ -192,6 +194,9 @@ def read_settings(node: Node, *, environ: Mapping[str, str] = os.environ) -> Set
         environment_days=_days("keep_environment_days", text("keep_environment_days", "30")),
         function_platform=value("function_platform", LAMBDA_PLATFORM, FUNCTION_PLATFORM),
         bytecode=value("bytecode", "false", re.compile("true|false")) == "true",
+        limits=read_limits(
+            _names(node.try_get_context("allowed_instance_types")), text("max_instances")
+        ),
         version=_version(),
     )
 

@@ -36,7 +36,7 @@ class Deployment:
     `template_versions` are those of the launch templates, by kind of machine; the newest otherwise.
     `root_volumes` describes their root volumes. `gang_templates` are those for nodes that train
     together, by kind of machine, with `_efa` for an Elastic Fabric Adapter, and `placement_groups`
-    the cluster placement groups by zone.
+    the cluster placement groups by zone. `limits` are those that its owner has set.
     """
 
     version: str = ""
@@ -68,6 +68,7 @@ class Deployment:
     build_projects: Mapping[str, str] = field(default_factory=dict)
     image_mirror: str = ""
     root_volumes: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
     environment_days: int = 30
     name: str = DEFAULT_DEPLOYMENT
 

@@ -14,6 +14,7 @@ from runctl.aws.fleet_requests import FleetRequests, GangResources, LaunchTempla
 from runctl.aws.instance_status import describe_statuses
 from runctl.aws.launch_answers import read_answer, refused_call
 from runctl.aws.type_networks import describe_networks
+from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.identity import (
     DEPLOYMENT_TAG,
     KEEP_ALIVE_TAG,
@@ -41,6 +42,7 @@ class Ec2Fleet:
         launch_templates: Mapping[MachineKind, LaunchTemplate],
         security_group: str = "",
         gang: GangResources | None = None,
+        limits: DeploymentLimits | None = None,
         own_images: Collection[MachineKind] = (),
         root_volumes: Mapping[MachineKind, RootVolume] | None = None,
     ) -> None:
@@ -51,6 +53,7 @@ class Ec2Fleet:
         self._client = client
         self._deployment = deployment
         self.own_images = frozenset(own_images)
+        self.limits = limits or DeploymentLimits()
         self._root_volumes = dict(root_volumes or {})
         self._security_group = security_group
         self._zones = {subnet: zone for zone, subnet in subnets.items()}

@@ -110,6 +110,7 @@ class AwsServices:
         """The instances of this deployment, and no others in the account."""
         from runctl.aws.fleet import Ec2Fleet
         from runctl.aws.fleet_requests import GangResources, LaunchTemplate
+        from runctl.model.deployment_limits import DeploymentLimits
         from runctl.model.root_volume import RootVolume
 
         deployment = self.deployment
@@ -139,6 +140,7 @@ class AwsServices:
                 efa_templates=gang_templates("_efa"),
                 placement_groups=deployment.placement_groups,
             ),
+            limits=DeploymentLimits.from_document(deployment.limits),
             security_group=deployment.security_group,
             root_volumes={
                 kind: volume

@@ -15,7 +15,7 @@ from runctl.model.refusal import RefusalKind, kind_of
 from runctl.model.run import Attempt, AttemptStage, Launched, Run, already_ended
 from runctl.policy import gang_launch
 from runctl.policy.capacity import cooldown
-from runctl.policy.gang_launch import plan_launch
+from runctl.policy.deployment_limits import plan_launch
 from runctl.policy.heartbeat import allowed_silence
 from runctl.policy.launch_plan import (
     GangRequest,
@@ -72,6 +72,7 @@ def _launch(
         zones=services.fleet.zones(),
         now=services.clock.now(),
         root_volumes=services.fleet.root_volumes(),
+        limits=services.fleet.limits,
     )
     if attempt is not None and _is_stored(attempt):
         observed, result = _resume(services, observed, attempt)
@@ -225,7 +226,13 @@ def _look_up(services: Services, observed: Observation, policy: LaunchPolicy) ->
         now=now,
         cooling=services.ledger.cooling_pools(pools, now=now),
         prices=services.prices.current(pools, now=now) if policy.needs_prices else {},
+        running=_count_others(services, observed) if observed.limits.max_instances else 0,
     )
+
+
+def _count_others(services: Services, observed: Observation) -> int:
+    """Return the number of the deployment's instances, without those that the run replaces."""
+    return sum(found.run_id != observed.run.run_id for found in services.fleet.find_all())
 
 
 def _look_up_quotas(services: Services, observed: Observation) -> QuotaFacts:

@@ -32,6 +32,7 @@ from runctl.model.request_checks import check_boolean, parse_instant, problem_wi
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Run
 from runctl.model.shard import PlanHeader
+from runctl.policy.deployment_limits import problems_with_limits
 from runctl.policy.disk_size import known_bytes, problem_with_disk
 from runctl.policy.images import problem_with_images
 
@@ -232,6 +233,7 @@ def problems_with_the_world(services: Services, request: RunRequest) -> list[Pro
         request.resources.instance_types, own_images=services.fleet.own_images
     ):
         found.append(Problem("instance_types", problem))
+    found += problems_with_limits(request, services.fleet.limits)
     if problem := check_network(services, request):
         found.append(Problem("instance_types", problem))
     if request.resources.instance_id and (

@@ -120,16 +120,17 @@ def _after_round(observed: Observation, gang: GangPlan) -> Plan:
     if verdict.is_final:
         return Refuse(reason=verdict.reason)
     return Wait(
-        until=_next_try_at(observed, gang, retry_soon=verdict.retry_soon),
+        until=next_try_at(observed, retry_soon=verdict.retry_soon),
         reason=verdict.reason,
         retry_soon=verdict.retry_soon,
     )
 
 
-def _next_try_at(observed: Observation, gang: GangPlan, *, retry_soon: bool) -> datetime:
-    """Return when to ask again: no later than the time at which it gives up on the survivors."""
+def next_try_at(observed: Observation, *, retry_soon: bool) -> datetime:
+    """Return when to ask again: no later than when a gang gives up on its survivors."""
     until = observed.now + backoff(observed.attempts, retry_soon=retry_soon)
-    return until if gang.repair_until is None else min(until, gang.repair_until)
+    repair_until = None if observed.gang is None else observed.gang.repair_until
+    return until if repair_until is None else min(until, repair_until)
 
 
 def _explain(observed: Observation, gang: GangPlan, request: GangRequest) -> str:

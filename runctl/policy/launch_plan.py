@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.kinds import KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, is_own_failure
 from runctl.model.pool import MachineKind, Pool, machine_kind
@@ -51,6 +52,9 @@ class Observation:
     `gang` says whom a gang keeps and whom it lacks, None for a single machine. `tried` are the
     requests that were sent for it in this round; `is_unplaceable` says that EC2 rejected one
     because it names a placement group.
+
+    `limits` are those of the deployment, and `running` is the number of its instances, without
+    those of this run.
     """
 
     run: Run
@@ -68,12 +72,14 @@ class Observation:
     gang: GangPlan | None = None
     tried: tuple[GangRequest, ...] = ()
     is_unplaceable: bool = False
+    limits: DeploymentLimits = field(default_factory=DeploymentLimits)
+    running: int = 0
 
     @property
     def instance_types(self) -> tuple[str, ...]:
         """The types that the run may use and that can run its image."""
         image = self.run.image
-        types = self.run.request.resources.instance_types
+        types = self.limits.allowed(self.run.request.resources.instance_types)
         return types_for(types, image.platform if image else "") or types
 
     @property
@@ -242,7 +248,11 @@ def _explain(observed: Observation, pools: Sequence[Pool], candidates: Sequence[
     parts = [_count(pools)]
     if observed.asked or observed.replayed:
         parts.append(f"after {(observed.asked or (observed.replayed,))[-1]} launched nothing")
-    if others := set(observed.run.request.resources.instance_types) - set(observed.instance_types):
+    requested = observed.run.request.resources.instance_types
+    allowed = observed.limits.allowed(requested)
+    if others := set(requested) - set(allowed):
+        parts.append(f"{', '.join(sorted(others))} left out, which the deployment does not allow")
+    if others := set(allowed) - set(observed.instance_types):
         parts.append(f"{', '.join(sorted(others))} left out, which cannot run the image")
     if left_out := [pool for pool in candidates if pool not in pools]:
         parts.append(f"{_count(left_out)} left out, cooling down")

@@ -44,6 +44,15 @@ class MachineCapabilities(CapabilitiesBase):
         }
         return Capability(variables={"RUNCTL_ROOT_VOLUMES": json.dumps(volumes)})
 
+    def limits(self) -> Capability:
+        """Know which instance types runs may use, and how many instances there may be."""
+        limits = self._settings.limits
+        document = {
+            "instance_types": list(limits.instance_types),
+            "max_instances": limits.max_instances,
+        }
+        return Capability(variables={"RUNCTL_LIMITS": json.dumps(document)})
+
     def machines(self) -> Capability:
         """Describe any instance: Describe actions have no resource types."""
         return Capability(
@@ -98,7 +107,7 @@ class MachineCapabilities(CapabilitiesBase):
 
     def launch(self) -> Capability:
         """Launch instances from our templates, into our subnets, with our role and tags."""
-        made = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
+        made = ["fleet", "network-interface", "spot-instances-request", "volume"]
         tagged = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
         machines = [*self._compute.machines.values(), *self._compute.gang_machines.values()]
         network = self._compute.network
@@ -106,7 +115,15 @@ class MachineCapabilities(CapabilitiesBase):
         subnets = {zone: subnet.subnet_id for zone, subnet in network.subnets.items()}
         region, account = self._settings.region, self._settings.account
         spot = f"arn:aws:iam::{account}:role/aws-service-role/spot.amazonaws.com/"
+        types = list(self._settings.limits.instance_types)
         statements = [
+            # A fleet launches its instances by RunInstances, with the permissions of its caller.
+            allow(
+                ["ec2:RunInstances"],
+                [self._ec2("instance/*")],
+                {"StringLike": {"ec2:InstanceType": types}} if types else None,
+            ),
+            allow(["ec2:CreateFleet"], [self._ec2("instance/*")]),
             allow(
                 ["ec2:CreateFleet", "ec2:RunInstances"],
                 [
@@ -150,6 +167,8 @@ class MachineCapabilities(CapabilitiesBase):
                 "RUNCTL_SUBNETS": self._stack.to_json_string(subnets),
                 "RUNCTL_PLACEMENT_GROUPS": self._stack.to_json_string(groups),
                 **self._launch_templates(),
+                "RUNCTL_SECURITY_GROUP": network.security_group.security_group_id,
+                **self.limits().variables,
                 **self.root_volumes().variables,
             },
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from runctl.model.build_context import BuildContext
 from runctl.model.checkpoint import Manifest
+from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.errors import (
     DamagedCheckpointError,
     FencedError,
@@ -614,6 +615,7 @@ class FakeFleet:
         self._clock = clock
         self._zones = tuple(zones)
         self.own_images: frozenset[MachineKind] = frozenset()
+        self.limits = DeploymentLimits()
         self.volumes: dict[MachineKind, RootVolume] = {}
         self.networks: dict[str, TypeNetwork] = {}
         self.machines: dict[str, Machine] = {}
@@ -1100,6 +1102,9 @@ class _OvertakenPort:
         self._world = world
 
     def __getattr__(self, name: str):
+        if not callable(found := getattr(self._port, name)):
+            return found  # a fact that the port knows without a call
+
         def call(*args, **kwargs):
             self._world.left -= 1
             if self._world.left == 0:
@@ -1116,6 +1121,8 @@ class _FragilePort:
 
     def __getattr__(self, name: str):
         method = getattr(self._port, name)
+        if not callable(method):
+            return method  # a fact that the port knows without a call
 
         def call(*args, **kwargs):
             ends = self._world.burn()

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.errors import NotFoundError, RefusedError, RunEndedError, TransientError
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import MachineKind, Pool
@@ -452,3 +453,24 @@ def test_the_size_of_the_newest_checkpoint_enlarges_the_disk():
     launch_instances(world, RUN, 1)
     (request,) = world.fleet.requests
     assert json.loads(request)["disks"] == {"x86_cpu": 135}
+
+
+def test_a_launch_waits_for_other_runs_where_the_deployment_limits_its_instances():
+    world = prepared()
+    world.fleet.limits = DeploymentLimits(max_instances=1)
+    request = world.fleet.build_request(run_id="other", attempt=1, launch_try=1, pools=SPOT)
+    (other,) = world.fleet.launch(request).instance_ids
+    world.fleet.requests.clear()
+    outcome = launch_instances(world, RUN, 1)["outcome"]
+    assert outcome["kind"] == "no_capacity"
+    assert "max_instances (1) of the deployment" in outcome["reason"]
+    assert world.fleet.requests == []
+    world.fleet.terminate([other])
+    assert launch_instances(world, RUN, 2)["launched"]
+
+
+def test_a_replacement_takes_the_place_of_the_instance_that_is_about_to_end():
+    world = prepared()
+    world.fleet.limits = DeploymentLimits(max_instances=1)
+    launched(world)
+    assert launch_instances(world, RUN, 2)["launched"]

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from runctl.control import check_inputs
+from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import MachineKind
@@ -211,3 +212,14 @@ def test_a_type_that_cannot_be_a_node_is_refused_for_several_nodes_only():
         prepare_run(world, execution(), {**types, "nodes": 2})
     assert [problem.field for problem in caught.value.problems] == ["instance_types"]
     assert prepare_run(world, execution(), types)["attempt"] == 1
+
+
+def test_what_the_deployment_does_not_allow_is_refused():
+    world = World()
+    world.fleet.limits = DeploymentLimits(instance_types=("g5.*",), max_instances=3)
+    bad = {**REQUEST, "instance_types": ["m5.large"], "nodes": 4}
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(world, execution(), bad)
+    assert [problem.field for problem in caught.value.problems] == ["instance_types", "nodes"]
+    good = {**REQUEST, "instance_types": ["g5.xlarge"], "nodes": 3}
+    assert prepare_run(world, execution(), good)["attempt"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import ModuleType
 
 import pytest
@@ -46,6 +47,8 @@ def own(check: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Synthesi
         "secrets": ["wandb", "team/*"],
         "parameters": ["/team/wandb", "/all/*"],
         "secret_keys": [SECRET_KEY],
+        "allowed_instance_types": ["g5.*", "m5.large"],
+        "max_instances": 8,
     }
     return Synthesized(outdir, check.synthesize(outdir, context=context))
 
@@ -133,6 +136,25 @@ def test_existing_instances_get_the_same_permission_and_trainers_none(own: Synth
     wanted = {"secretsmanager:GetSecretValue", "ssm:GetParameter", "kms:Decrypt"}
     assert wanted <= actions
     assert not wanted & own.role(trainer_role_arn(own)).actions
+
+
+@pytest.mark.parametrize("function", LAUNCHERS)
+def test_only_allowed_types_can_be_launched(own: Synthesized, function: str) -> None:
+    role = own.role(own.function(function).properties["Role"])
+    instance = "arn:aws:ec2:us-east-1:000000000000:instance/*"
+    for name in ("g5.xlarge", "g5.48xlarge", "m5.large"):
+        assert role.allows("ec2:RunInstances", instance, {"ec2:InstanceType": [name]}), name
+    for name in ("g5g.xlarge", "m5.xlarge", "p4d.24xlarge"):
+        assert not role.allows("ec2:RunInstances", instance, {"ec2:InstanceType": [name]}), name
+    assert not role.allows("ec2:RunInstances", instance)
+    assert role.allows("ec2:CreateFleet", instance)
+
+
+@pytest.mark.parametrize("function", [*LAUNCHERS, "prepare_run", "prepare_sweep", "plan_shards"])
+def test_functions_know_the_limits(own: Synthesized, function: str) -> None:
+    variables = own.function(function).properties["Environment"]["Variables"]
+    limits = {"instance_types": ["g5.*", "m5.large"], "max_instances": 8}
+    assert json.loads(variables["RUNCTL_LIMITS"]) == limits
 
 
 def test_no_other_function_may_use_the_key(own: Synthesized) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from stacks.disks import Key, customer_key
 from stacks.errors import BadContextError
+from stacks.limits import Limits
 from stacks.readable_secrets import ReadableSecrets
 from stacks.settings import IMAGES, PROJECT, read_settings
 
@@ -339,3 +340,24 @@ def test_an_invalid_value_ends_the_synth_with_one_line_and_no_traceback(tmp_path
     # jsii may print a warning about Node.js first.
     assert done.stderr.splitlines()[-1].startswith("error: context ebs_kms_key: ")
     assert "Traceback" not in done.stderr
+
+
+def test_limits_are_patterns_of_types_and_a_number() -> None:
+    assert settings_of().limits == Limits()
+    found = settings_of(allowed_instance_types="g5.*, m5.large", max_instances=12).limits
+    assert found == Limits(instance_types=("g5.*", "m5.large"), max_instances=12)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("allowed_instance_types", "g5"),
+        ("allowed_instance_types", ["G5.xlarge"]),
+        ("max_instances", "many"),
+        ("max_instances", "-1"),
+        ("max_instances", "10001"),
+    ],
+)
+def test_an_invalid_limit_is_named(key: str, value: Any) -> None:
+    with pytest.raises(BadContextError, match=f"context {key}: "):
+        settings_of(**{key: value})

@@ -95,6 +95,49 @@ def test_a_fleet_cannot_be_created_without_the_permission(strict_cloud: Cloud) -
         create_fleet(strict_cloud, strict_cloud.role(LAUNCH["ec2:RunInstances"]))
 
 
+EC2 = "arn:aws:ec2:us-east-1:000000000000"
+OTHERS = allow("ec2:RunInstances")
+OTHERS["NotResource"] = [f"{EC2}:instance/*", f"{EC2}:placement-group/*"]
+del OTHERS["Resource"]
+
+
+def limited_role(cloud: Cloud, *statements: dict[str, Any]) -> str:
+    """Return a role that may launch the instances that the statements allow."""
+    rest = [statement for action, statement in LAUNCH.items() if action != "ec2:RunInstances"]
+    return cloud.role(*rest, OTHERS, *statements)
+
+
+@pytest.mark.parametrize(("name", "is_allowed"), [("m5.large", True), ("m5.xlarge", False)])
+def test_a_role_launches_only_the_types_that_its_policy_names(
+    strict_cloud: Cloud, name: str, is_allowed: bool
+) -> None:
+    limit = {"ec2:InstanceType": ["c5.*", "m5.large"]}
+    statement = allow("ec2:RunInstances", resource=f"{EC2}:instance/*", StringLike=limit)
+    override = {"InstanceType": name, "AvailabilityZone": "us-east-1a"}
+    got = create_fleet(strict_cloud, limited_role(strict_cloud, statement), overrides=[override])
+    assert bool(got["Instances"]) == is_allowed
+    assert [error["ErrorCode"] for error in got["Errors"]] == (
+        [] if is_allowed else ["UnauthorizedOperation"]
+    )
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_role_launches_only_into_the_placement_groups_that_its_policy_names(
+    strict_cloud: Cloud, is_allowed: bool
+) -> None:
+    group = unique("cluster")
+    strict_cloud.client("ec2").create_placement_group(GroupName=group, Strategy="cluster")
+    named = group if is_allowed else "another"
+    statements = [
+        allow("ec2:RunInstances", resource=f"{EC2}:{resource}")
+        for resource in ("instance/*", f"placement-group/{named}")
+    ]
+    override = {"InstanceType": "m5.large", "AvailabilityZone": "us-east-1a"}
+    placed = {**override, "Placement": {"GroupName": group}}
+    got = create_fleet(strict_cloud, limited_role(strict_cloud, *statements), overrides=[placed])
+    assert bool(got["Instances"]) == is_allowed
+
+
 def test_no_tags_need_no_permission_to_tag(strict_cloud: Cloud) -> None:
     role = strict_cloud.role(
         *(statement for key, statement in LAUNCH.items() if key != "ec2:CreateTags")

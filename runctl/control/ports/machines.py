@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import LaunchResult, Machine, MachineStatus
 from runctl.model.pool import MachineKind, Pool
@@ -19,6 +20,11 @@ class Fleet(Protocol):
     @property
     def own_images(self) -> Set[MachineKind]:
         """The kinds of machines for which the deployment's owner provides the image."""
+        ...
+
+    @property
+    def limits(self) -> DeploymentLimits:
+        """The limits that the deployment's owner has set."""
         ...
 
     def root_volumes(self) -> Mapping[MachineKind, RootVolume]:

@@ -171,7 +171,8 @@ class Gate:
             # SSM knows the tags of instances that are registered with it.
             if resource_id not in facts.get("unregistered", []):
                 context[f"ssm:resourceTag/{key}"] = value
-        if instance_type := facts.get("instance_type"):
+        # list_amazonec2.html: a condition key of instances, not of what else a launch creates
+        if (instance_type := facts.get("instance_type")) and ":instance/" in resource:
             context["ec2:InstanceType"] = instance_type[0]
         denied = iam_evaluator.enforce(
             self._access_key,
