@@ -110,6 +110,23 @@ def test_a_node_that_stops_beating_is_lost_and_its_program_is_not_waited_for(gan
     assert stop.kill_at is not None
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.4, 1.1, 1.9, 2.6, 2.99])
+def test_a_dead_node_is_named_within_15_seconds_whenever_it_dies(phase):
+    gang = Gang()
+    gang.check(0, 1, 2, 3)
+    gang.now = gang.watch._due
+    gang.watch.check()
+    # It reports for the last time somewhere between two readings, and dies at once.
+    died = gang.now + phase
+    gang.change(2, heartbeat_at=START + timedelta(seconds=died))
+    while gang.watch.verdict is None:
+        gang.now = gang.watch._due if gang.now >= died else max(gang.watch._due, died)
+        gang.beat(0, 1, 3)
+        gang.watch.check()
+        assert gang.now - died < 15.0
+    assert gang.watch.verdict.ranks == (2,)
+
+
 def test_a_node_that_comes_back_stays_lost(gang):
     gang.check(0, 1, 2, 3)
     for _ in range(4):
