@@ -186,7 +186,7 @@ def check() -> int:
     environ = os.environ
     missing = list(
         missing_permissions(
-            Clients(Connection(region=environ["RUNCTL_REGION"]), attempts=2),
+            Clients(Connection(region=environ["RUNCTL_REGION"], is_on_instance=True), attempts=2),
             table=environ["RUNCTL_TABLE"],
             bucket=environ["RUNCTL_BUCKET"],
             log_group=environ["RUNCTL_LOG_GROUP"],
@@ -205,7 +205,9 @@ def log_in(paths: Paths, action: str) -> int:
 
     region = os.environ.get("RUNCTL_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
     tokens = RegistryTokens(
-        lambda service, region: Clients(Connection(region=region), attempts=4).get(service)
+        lambda service, region: Clients(
+            Connection(region=region, is_on_instance=True), attempts=4
+        ).get(service)
     )
     host = sys.stdin.read().strip()
     try:
@@ -238,7 +240,9 @@ def _services(settings: Settings) -> AwsServices:
         bucket=settings.bucket,
         log_group=settings.log_group,
     )
-    return AwsServices(Clients(Connection(region=settings.region), attempts=4), deployment)
+    return AwsServices(
+        Clients(Connection(region=settings.region, is_on_instance=True), attempts=4), deployment
+    )
 
 
 def _shipper(

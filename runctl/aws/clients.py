@@ -1,6 +1,7 @@
 """boto3 clients, created when they are first used, with explicit time limits and retries."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,17 +16,24 @@ from runctl.aws.errors import translated
 READ_TIMEOUTS = {"ec2": 60}
 READ_TIMEOUT = 20
 CONNECT_TIMEOUT = 5
+# How often an instance asks for the credentials of its role, and the seconds in between.
+CREDENTIAL_TRIES = 20
+CREDENTIAL_PAUSE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Credentials, region and endpoint; where empty, those of boto3's default chain."""
+    """Credentials, region and endpoint; where empty, those of boto3's default chain.
+
+    On an instance, `is_on_instance`, the credentials are those of its role.
+    """
 
     region: str = ""
     profile: str = ""
     endpoint_url: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    is_on_instance: bool = False
 
 
 class AnyClients(Protocol):
@@ -66,6 +74,8 @@ class Clients:
             if connection.access_key:
                 # The given keys are enough; a profile that the environment names may not exist.
                 core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+            if connection.is_on_instance:
+                _wait_for_credentials(core)
             self._session = boto3.Session(
                 botocore_session=core,
                 region_name=connection.region or None,
@@ -87,3 +97,14 @@ class Clients:
                 user_agent_extra=f"runctl/{__version__}",
             ),
         )
+
+
+def _wait_for_credentials(session: Any) -> None:
+    """Wait until the metadata service has given credentials to the session, for some time.
+
+    A client that got none, because the machine was busy or the role is very new, never asks again.
+    """
+    for _ in range(CREDENTIAL_TRIES):
+        if session.get_credentials() is not None:
+            return
+        time.sleep(CREDENTIAL_PAUSE)

@@ -103,5 +103,5 @@ def _exit(_number: int, _frame: Any) -> None:
 
 def _store(environ: Mapping[str, str]) -> PlainStore:
     bucket, _, prefix = environ["MONITOR_URI"].removeprefix("s3://").partition("/")
-    clients = Clients(Connection(region=environ["RUNCTL_REGION"]), attempts=4)
+    clients = Clients(Connection(region=environ["RUNCTL_REGION"], is_on_instance=True), attempts=4)
     return PlainStore(Blobs(clients.get("s3"), bucket=bucket), bucket=bucket, prefix=prefix)

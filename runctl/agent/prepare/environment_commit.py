@@ -119,7 +119,7 @@ def main(document: Mapping[str, Any]) -> int:
     _step_back(document["niceness"])
     _end_with_the_agent()
     job = CommitJob(**document["job"])
-    clients = Clients(Connection(region=job.region), attempts=4)
+    clients = Clients(Connection(region=job.region, is_on_instance=True), attempts=4)
     store = EnvironmentStore(clients.get("s3"), bucket=job.bucket)
     try:
         print(json.dumps(commit(store, job)), flush=True)
