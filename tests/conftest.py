@@ -37,9 +37,10 @@ ClientCreator._create_methods = create_methods
 # What is set up once for a whole folder (the synthesized templates, the frameworks' models) should
 # not be set up by every worker.
 TOGETHER = ("training", "local", "workflow", "infra")
-# The end-to-end tests in three parts, each with a local cloud, which take about as long; meanwhile
+# The end-to-end tests in four parts, each with a local cloud, which take about as long; meanwhile
 # the other worker computes.
 INTERRUPTIONS, KINDS, OTHERS = "e2e interruptions", "e2e kinds", "e2e others"
+GANGS = "e2e gangs"
 STORIES = {
     "e2e/test_interruptions.py": INTERRUPTIONS,
     "e2e/test_redrive.py": INTERRUPTIONS,
@@ -47,6 +48,7 @@ STORIES = {
     "e2e/test_moments.py": INTERRUPTIONS,
     "e2e/test_notifying_and_reconciling.py": INTERRUPTIONS,
     "e2e/test_evaluations.py": KINDS,
+    "e2e/test_gangs.py": GANGS,
     "e2e/test_processing.py": KINDS,
     "e2e/test_services.py": KINDS,
     "e2e/test_sweep.py": KINDS,
@@ -58,6 +60,7 @@ STORIES = {
 FIRST = (
     INTERRUPTIONS,
     OTHERS,
+    GANGS,
     KINDS,
     "training",
     "image",

@@ -14,9 +14,9 @@ def check_machines(testbed: Testbed, run_id: str) -> None:
         instance_id for attempt in testbed.attempts(run_id) for instance_id in attempt.instance_ids
     }
     assert {instance["instance_id"] for instance in testbed.instances(run_id)} == known
-    fleets = find_fleets(
-        testbed.clients.get("ec2"), templates=set(testbed.deployment.launch_templates.values())
-    )
+    deployment = testbed.deployment
+    templates = {*deployment.launch_templates.values(), *deployment.gang_templates.values()}
+    fleets = find_fleets(testbed.clients.get("ec2"), templates=templates)
     launched = [
         instance_id
         for fleet in fleets
