@@ -37,9 +37,9 @@ class NodeLedger(AttemptLedger):
         Those that are `kept` come first; events about them are those of this attempt from here.
         """
         instances = [*kept, *(KeptNode(instance_id, pool) for instance_id in instance_ids)]
-        last_pool = pool or instances[-1].pool
+        first = instances[0].pool
         self._table.transact(
-            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": last_pool}),
+            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": first}),
             *launch_of(run_id, number, instances=instances, now=now),
             *(
                 put_of(owner_of(NodeId(run_id, number, rank), instance.instance_id))

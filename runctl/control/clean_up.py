@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from runctl.control.ending import (
-    LEAVE_BY_THEMSELVES,
     at_work,
     end_open_attempts,
     is_stray,
+    leaves_by_itself,
     live_machines,
     may_end,
 )
@@ -121,11 +121,7 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
             asked.append(machine.instance_id)
         elif attempt.is_on_existing_instance:
             continue
-        elif (
-            attempt.ended is None
-            or attempt.ended.kind not in LEAVE_BY_THEMSELVES
-            or is_stray(attempt, machine)
-        ):
+        elif is_stray(attempt, machine) or not leaves_by_itself(attempt, machine):
             to_terminate.append(machine.instance_id)
     if to_terminate:
         services.fleet.terminate(to_terminate)

@@ -12,7 +12,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage
 from runctl.policy.billing import may_terminate
-from runctl.policy.gang import holders_of, is_of_gang
+from runctl.policy.gang import holders_of, is_of_gang, share_losses
 
 # These agents have reported: they shut their machines down, or EC2 is taking them.
 LEAVE_BY_THEMSELVES = frozenset(
@@ -152,13 +152,15 @@ def live_machines(
     by_number = {attempt.number: attempt for attempt in attempts}
     holders: Mapping[str, int] = {}
     if run is not None and run.request.gang.is_gang:
-        holders = holders_of(services.ledger.attempts(run.run_id))
+        known = share_losses(services.ledger.attempts(run.run_id))
+        holders = holders_of(known)
+        by_number = {each.number: each for each in known if each.number in by_number}
     for attempt, machine in found:
         holder: Attempt | None = attempt
         if run is not None and run.request.group:
             holder = holder_of(services, run, by_number, attempt, machine.instance_id)
-        elif machine.instance_id in holders:
-            holder = by_number.get(holders[machine.instance_id])
+        elif holders:
+            holder = by_number.get(holders.get(machine.instance_id, attempt.number))
         if holder is not None:
             yield holder, machine
 
@@ -210,19 +212,29 @@ def _too_new(services: Services, attempt: Attempt, node: Node) -> Machine | None
     )
 
 
+def leaves_by_itself(attempt: Attempt, machine: Machine) -> bool:
+    """Whether the agent of an ended attempt has reported, and shuts its machine down.
+
+    What a gang keeps after a notice on another machine waits for its next attempt.
+    """
+    if attempt.ended is None or attempt.ended.kind not in LEAVE_BY_THEMSELVES:
+        return False
+    if attempt.ended.kind is not OutcomeKind.INTERRUPTED or not is_of_gang(attempt):
+        return True
+    return attempt.noticed_at_on(machine.instance_id) is not None
+
+
 def _is_left_over(attempt: Attempt, machine: Machine) -> bool:
     if attempt.ended is None:
         return False
     if is_stray(attempt, machine):
         return True
-    node = attempt.node_of(machine.instance_id)
-    if attempt.ended.kind is OutcomeKind.INTERRUPTED and is_of_gang(attempt):
-        # What a gang keeps after a notice on another machine waits for its next attempt.
-        return node is not None and node.noticed_at is None
+    if leaves_by_itself(attempt, machine):
+        return False
     # An agent enters `done` just before it reports, then uploads what it wrote; if its machine
     # stays, reconciliation ends it a few minutes later.
-    phase = attempt.phase if node is None else node.progress.phase
-    return attempt.ended.kind not in LEAVE_BY_THEMSELVES and phase != "done"
+    node = attempt.node_of(machine.instance_id)
+    return node is None or node.progress.phase != "done"
 
 
 def is_stray(attempt: Attempt, machine: Machine) -> bool:

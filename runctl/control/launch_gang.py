@@ -8,7 +8,7 @@ from runctl.model.machine import LaunchResult
 from runctl.model.node import NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt, AttemptStage, Run
-from runctl.policy.gang import GangPlan, is_spare, plan_gang
+from runctl.policy.gang import GangPlan, is_spare, plan_gang, share_losses
 
 UP = frozenset({"pending", "running"})
 # EC2 has no code for it: it promises not to launch a part of what was requested.
@@ -64,16 +64,14 @@ def settle_launch(services: Services, run: Run, attempt: Attempt) -> Attempt:
 def _end_if_lost(
     services: Services, run: Run, attempt: Attempt, attempts: list[Attempt]
 ) -> Attempt:
-    nodes = [node for found in attempts for node in found.nodes if node.instance_id]
-    noticed = {node.instance_id for node in nodes if node.noticed_at is not None}
-    gone = {node.instance_id for node in nodes if node.stage is NodeStage.GONE}
+    known = next(found for found in share_losses(attempts) if found.number == attempt.number)
     lost = []
-    for node in attempt.nodes:
-        if node.instance_id in noticed:
+    for node in known.nodes:
+        if node.noticed_at is not None:
             services.ledger.record_notice(node.node_id, now=services.clock.now())
-        if node.instance_id in gone:
+        if node.stage is NodeStage.GONE:
             services.ledger.record_gone(node.node_id)
-        if node.instance_id in noticed | gone and not is_spare(run, node):
+        if not (node.is_live and node.noticed_at is None) and not is_spare(run, node):
             lost.append(node)
     if not lost:
         return attempt

@@ -26,8 +26,9 @@ class AttemptsSummary:
     """A summary of a run's attempts, stored on the run's item so that a list needs no query a run.
 
     `last` is the number of the last attempt, 0 before the first, and `pool` the pool of the last
-    that was launched. `running` are the numbers of those that have the task token and have not
-    ended; `is_recovering` says that an attempt ended for another reason than missing capacity.
+    that was launched, that of its first node. `running` are the numbers of those that have the task
+    token and have not ended; `is_recovering` says that an attempt ended for another reason than
+    missing capacity.
     """
 
     last: int = 0
@@ -334,12 +335,16 @@ def was_refused(run: Run, attempts: Sequence[Attempt]) -> bool:
     )
 
 
+def _first_pool(attempt: Attempt) -> str:
+    return attempt.nodes[0].pool if attempt.nodes else ""
+
+
 def summarize(attempts: Sequence[Attempt]) -> AttemptsSummary:
     """Summarize a run's attempts, given in the order of their numbers."""
     ends = [attempt.ended for attempt in attempts if attempt.ended is not None]
     return AttemptsSummary(
         last=attempts[-1].number if attempts else 0,
-        pool=next((attempt.pool for attempt in reversed(attempts) if attempt.pool), ""),
+        pool=next(filter(None, map(_first_pool, reversed(attempts))), ""),
         running=frozenset(
             attempt.number for attempt in attempts if attempt.stage is AttemptStage.RUNNING
         ),

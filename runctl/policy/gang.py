@@ -1,7 +1,7 @@
 """The machines that a gang keeps for its next attempt, and how many it still needs. Pure."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from runctl.model.node import Node, NodeStage
@@ -83,16 +83,15 @@ def survivors(attempts: Sequence[Attempt], *, now: datetime) -> tuple[Node, ...]
     that are silent. An attempt that never ran has no reports to judge by. After a full disk nobody
     is kept, because the next attempt needs larger disks.
     """
-    last = last_launched(attempts)
+    last = last_launched(share_losses(attempts))
     if last is None or not _may_be_repaired(last, now=now):
         return ()
     lost = last.ended.lost_ranks if last.ended else ()
-    unfit = unfit_instances(attempts)
     return tuple(
         node
         for node in last.nodes
-        if node.instance_id
-        and node.instance_id not in unfit
+        if node.is_live
+        and node.noticed_at is None
         and node.rank not in lost
         and _is_heard(last, node, now=now)
     )
@@ -110,14 +109,29 @@ def holders_of(attempts: Sequence[Attempt]) -> dict[str, int]:
     }
 
 
-def unfit_instances(attempts: Sequence[Attempt]) -> frozenset[str]:
-    """Return the instances that have a notice or are gone, according to any attempt."""
-    return frozenset(
-        node.instance_id
-        for attempt in attempts
-        for node in attempt.nodes
-        if node.instance_id and (node.noticed_at is not None or node.stage is NodeStage.GONE)
-    )
+def share_losses(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the attempts with what any of them knows of a machine, in each that has it.
+
+    A notice or an end is recorded on one node; the machine may have others, which a gang has kept.
+    """
+    known = [node for attempt in attempts for node in attempt.nodes if node.instance_id]
+    gone = {node.instance_id for node in known if node.stage is NodeStage.GONE}
+    noticed: dict[str, datetime] = {}
+    for node in known:
+        if node.noticed_at is not None:
+            first = noticed.get(node.instance_id, node.noticed_at)
+            noticed[node.instance_id] = min(first, node.noticed_at)
+
+    def complete(node: Node) -> Node:
+        return replace(
+            node,
+            noticed_at=noticed.get(node.instance_id, node.noticed_at),
+            stage=NodeStage.GONE if node.instance_id in gone else node.stage,
+        )
+
+    if not gone and not noticed:
+        return list(attempts)
+    return [replace(attempt, nodes=tuple(map(complete, attempt.nodes))) for attempt in attempts]
 
 
 def is_of_gang(attempt: Attempt) -> bool:

@@ -8,7 +8,7 @@ from runctl.model.leftovers import InstantFleet
 from runctl.model.machine import Machine
 from runctl.model.run import Attempt, Run
 from runctl.policy.billing import may_terminate
-from runctl.policy.gang import REPAIR_FOR, is_of_gang
+from runctl.policy.gang import REPAIR_FOR, is_of_gang, share_losses
 
 # A drain takes 90 s, followed by an upload, a report and a shutdown.
 GRACE = timedelta(minutes=5)
@@ -75,6 +75,8 @@ def is_left_over(
         return False
     if machine.kept_until is not None and now < machine.kept_until:
         return False
+    if run is not None and run.request.gang.is_gang:
+        attempts = share_losses(attempts)
     attempt = _attempt_of(machine, attempts)
     if run is None:
         return now - machine.launched_at >= YOUNG

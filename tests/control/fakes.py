@@ -243,7 +243,7 @@ class MemoryLedger:
                 nodes=tuple(nodes),
             )
             self.instances |= {node.instance_id: node.node_id for node in nodes}
-            self._summarize(run_id, pool=pool or nodes[-1].pool)
+            self._summarize(run_id, pool=nodes[0].pool)
         return self.attempt_items[run_id, number]
 
     def record_existing_instance(

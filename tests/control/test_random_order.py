@@ -93,6 +93,17 @@ crashes = st.none() | st.tuples(
 )
 
 
+BEGINNING = {
+    "market": st.sampled_from(["spot", "spot-then-on-demand"]),
+    "auto_resume": st.sampled_from([True, True, True, False]),
+    "crashes_at_first": st.lists(crashes, max_size=5),
+    "crashes_at_last": st.lists(crashes, max_size=30),
+    "agents_help": st.booleans(),
+    "is_reconciled": st.sampled_from([True, False, False]),
+    "retry": st.sampled_from([{}, {"retry": {"exit_codes": [1], "max_failures": MAX_FAILURES}}]),
+}
+
+
 @dataclass
 class Execution:
     """The state machine of stacks/workflows, one state at a time."""
@@ -156,15 +167,7 @@ class Training(RuleBasedStateMachine):
         # Reconciliation hides what the others leave undone. Without it nothing may be lost.
         self.is_reconciled = True
 
-    @initialize(
-        market=st.sampled_from(["spot", "spot-then-on-demand"]),
-        auto_resume=st.sampled_from([True, True, True, False]),
-        crashes_at_first=st.lists(crashes, max_size=5),
-        crashes_at_last=st.lists(crashes, max_size=30),
-        agents_help=st.booleans(),
-        is_reconciled=st.sampled_from([True, False, False]),
-        retry=st.sampled_from([{}, {"retry": {"exit_codes": [1], "max_failures": MAX_FAILURES}}]),
-    )
+    @initialize(**BEGINNING)
     def begin(
         self,
         market,
