@@ -192,7 +192,8 @@ class Wholeness:
             return self.inspector.text(path, folder_state[path]) if path in folder_state else ""
 
         def records(path: str) -> frozenset[str]:
-            return self.inspector.records(path, folder_state[path])
+            known = path in folder_state
+            return self.inspector.records(path, folder_state[path]) if known else frozenset()
 
         yield from self._flaws_of_formats(folder_state, fresh)
         known = frozenset(fresh)

@@ -12,7 +12,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 
 # For all targets together; `make fuzz` takes an hour.
-SECONDS = float(os.environ.get("RUNCTL_FUZZ_SECONDS") or (60 if os.environ.get("CI") else 6))
+SECONDS = float(os.environ.get("RUNCTL_FUZZ_SECONDS") or (24 if os.environ.get("CI") else 6))
 TARGETS = 8
 # Inputs are some kilobytes. Whatever they claim to be, this is far more than they need.
 MAX_GROWTH_BYTES = 512 * 1024 * 1024
