@@ -45,8 +45,8 @@ build/frameworks/.installed: requirements/frameworks.txt .venv/.installed
 	  $$(grep '^torch==' requirements/frameworks.in)
 	@touch $@
 
-# The tools that bench/checkpoint.py compares with, apart from rclone, which is not a Python
-# package; torch, which one of them needs, comes from build/frameworks.
+# The tools that bench/checkpoint.py and bench/gang.py compare with, apart from rclone, which is not
+# a Python package; torch, which most of them need, comes from build/frameworks.
 build/bench/.installed: requirements/bench.txt build/frameworks/.installed
 	$(PYTHON) -m venv --clear --without-pip build/bench
 	$(call install,build/bench/bin/python,requirements/bench.txt)
@@ -169,6 +169,7 @@ bench: setup build/bench/.installed  ## the benchmarks, each against its peer in
 	$(BIN)/python -m bench.environment
 	$(BIN)/python -m bench.process
 	$(BIN)/python -m bench.process --kill 10000
+	$(BIN)/python -m bench.gang
 
 gpu-check: setup  ## what a container sees of this machine's GPUs, if it has any
 	$(BIN)/python -m bench.gpu_check
