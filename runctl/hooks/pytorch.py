@@ -85,12 +85,14 @@ def all_should_save(every: float | None = None) -> bool:
 def process_group(backend: str | None = None, **options: Any) -> Iterator[None]:
     """Join the other ranks, and leave together with them; nothing to do with a single process.
 
-    `options` are those of `torch.distributed.init_process_group`. A rank that left early would
-    break the connections that others still use. After an exception nobody is waited for.
+    Without a `backend`, runctl chooses the one for this machine. `options` are those of
+    `torch.distributed.init_process_group`. A rank that left early would break the connections that
+    others still use. After an exception nobody is waited for.
     """
     if "RANK" not in os.environ:
         yield
         return
+    backend = backend or os.environ.get("RUNCTL_BACKEND")
     torch.distributed.init_process_group(backend, **options)
     try:
         yield

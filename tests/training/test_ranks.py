@@ -177,13 +177,22 @@ def test_ranks_of_two_nodes_are_seen_hang_and_stop_together(place: Place, framew
     assert place.names() == [f"step-{int(ends[0].split()[0]):09d}"]
 
 
-def test_a_single_process_needs_no_group(place: Place, frameworks: Path) -> None:
+def test_a_group_is_joined_only_by_several_ranks_and_has_the_backend_of_the_machine(
+    place: Place, frameworks: Path
+) -> None:
     program = """
+        import os, torch
         from runctl.hooks.pytorch import all_should_save, all_should_stop, process_group
-        with process_group("gloo"):
+        with process_group():
             print(all_should_save(), all_should_save(every=0.0), all_should_stop())
+        os.environ |= {"RANK": "0", "RUNCTL_BACKEND": "gloo"}
+        meeting = "file://" + os.path.abspath("meeting")
+        with process_group(init_method=meeting, rank=0, world_size=1):
+            print(torch.distributed.get_backend())
+        print(torch.distributed.is_initialized())
     """
-    assert place.run(program, python=frameworks) == "False True False\n"
+    printed = place.run(program, python=frameworks).splitlines()
+    assert printed == ["False True False", "gloo", "False"]
 
 
 def test_only_the_first_rank_of_all_nodes_saves(place: Place) -> None:
