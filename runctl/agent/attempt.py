@@ -1,19 +1,17 @@
 """The attempt runner: runs an attempt on its instance, from the first heartbeat to the report."""
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from runctl.agent.conclusion import make_conclusion
 from runctl.agent.gang.assembly import join_gang
-from runctl.agent.gang.member import GangMember
 from runctl.agent.gang.stay import GangStay
 from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
 from runctl.agent.parts import AttemptParts, OutcomeMaker
 from runctl.agent.prepare.container import ContainerPreparation
-from runctl.agent.prepare.gpu_check import check_machine
+from runctl.agent.prepare.gpu_check import check_gpus
 from runctl.agent.prepare.image import Images
 from runctl.agent.prepare.preparation import Preparation, Prepared
 from runctl.agent.prepare.subjects import SubjectLoader
@@ -35,13 +33,10 @@ from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
 from runctl.agent.training import Training
 from runctl.aws.services import AwsServices
 from runctl.model.errors import RequestError
-from runctl.model.index_variables import index_variables
 from runctl.model.kinds import ENVIRONMENT, PROCESS, policy_of
 from runctl.model.node import NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
-from runctl.model.secret_references import references_in
-from runctl.policy.gpus import has_nvidia_gpus
 
 MAX_FAILURES = 3
 
@@ -116,7 +111,14 @@ class AttemptRunner:
             mailbox=mailbox,
             is_gang=settings.is_gang,
         )
-        self._gang = self._join_gang(earlier) if settings.is_gang else None
+        self._gang = join_gang(
+            settings,
+            services.ledger,
+            mailbox=mailbox,
+            progress=self._progress,
+            wait=self._wait,
+            earlier=earlier,
+        )
         self._heartbeat = make_heartbeat(
             services.ledger,
             services.workflow,
@@ -151,16 +153,6 @@ class AttemptRunner:
     def stay(self) -> WarmOffer | GangStay | None:
         """How this instance waits for another attempt, None if it does not."""
         return self._conclusion.stay
-
-    def _join_gang(self, earlier: NodeProgress) -> GangMember:
-        return join_gang(
-            self._settings,
-            self._services.ledger,
-            mailbox=self._mailbox,
-            progress=self._progress,
-            wait=self._wait,
-            earlier=earlier,
-        )
 
     def run(self) -> bool:
         """Run the attempt; return whether the instance should shut down now."""
@@ -223,8 +215,8 @@ class AttemptRunner:
         container = self._containers.begin(run)
         runtime = self._runtime = self._runtime_of(None if container is None else self._engine)
         runtime.open()
-        gpus = self._wait.start(self._check_gpus)
-        indexes = self._read_indexes(request)
+        gpus = self._wait.start(lambda: check_gpus(self._settings))
+        indexes = self._secrets.resolve_indexes(request.program.env)
         prepared = self._wait.run_in_background(
             lambda: self._preparation.prepare(
                 request,
@@ -289,26 +281,12 @@ class AttemptRunner:
             upload_outputs=self._final_report.upload_outputs,
         )
 
-    def _read_indexes(self, request: RunRequest) -> dict[str, str]:
-        """Return the variables that name package indexes, with the secrets that they refer to."""
-        named = index_variables(request.program.env)
-        if not references_in(named):
-            return named
-        env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
-        return {name: env[name] for name in named}
-
     def _store_environment(self) -> Outcome:
         """Wait until the environment is stored, which is all that such a run is for."""
         self._progress.enter("environment")
         if problem := self._wait.run_in_background(self._preparation.wait_until_stored):
             return self._outcomes.failed(f"the environment could not be stored: {problem}")
         return Outcome(kind=OutcomeKind.COMPLETED, reason="the environment is stored", exit_code=0)
-
-    def _check_gpus(self) -> None:
-        """Raise RequestError if this machine should have GPUs and shows none."""
-        # Below another root, as on the local cloud, a machine has none whatever its type.
-        if has_nvidia_gpus(self._settings.instance_type) and self._paths.root == Path("/"):
-            check_machine(os.environ, self._settings.instance_type)
 
     def _count_failure(self) -> int:
         try:

@@ -20,11 +20,13 @@ def join_gang(
     progress: Progress,
     wait: CancellableWait,
     earlier: NodeProgress,
-) -> GangMember:
-    """Return the member that this node is; `earlier` is what an earlier agent has reported of it.
+) -> GangMember | None:
+    """Return the member of a gang that this node is, None for the only node of its attempt.
 
-    The end of its program, if that is part of it, is reported again.
+    `earlier` is what an earlier agent has reported of it.
     """
+    if not settings.is_gang:
+        return None
     pulses = Pulses(settings.paths.pulses)
     watch = GangWatch(ledger, settings, mailbox=mailbox, progress=progress, pulses=pulses)
     return GangMember(

@@ -1,13 +1,16 @@
 """The check for GPUs before the training: without it, a trainer would use the CPU for hours."""
 
 import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from runctl.agent.instance.gpu import read_driver
+from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.image import ReadyImage
 from runctl.agent.runtime.engine import Engine, EngineError
 from runctl.model.errors import RequestError
-from runctl.policy.gpus import problem_with_cuda
+from runctl.policy.gpus import has_nvidia_gpus, problem_with_cuda
 
 GPU_LINE = "GPU "
 NO_TOOLKIT = (
@@ -17,6 +20,13 @@ NO_TOOLKIT = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+def check_gpus(settings: Settings) -> None:
+    """Raise RequestError if this machine should have GPUs and shows none."""
+    # Below another root, as on the local cloud, a machine has none whatever its type.
+    if has_nvidia_gpus(settings.instance_type) and settings.paths.root == Path("/"):
+        check_machine(os.environ, settings.instance_type)
 
 
 def check_machine(environ: Mapping[str, str], instance_type: str) -> None:

@@ -10,6 +10,7 @@ from runctl.agent.reporting.secret_mask import MIN_LENGTH, SecretMask
 from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.secret_values import SecretValues, UnreadableSecretError
 from runctl.model.errors import RequestError, TransientError
+from runctl.model.index_variables import index_variables
 from runctl.model.secret_references import SecretReference, parse_reference, references_in
 
 # A permission or a secret that is a few seconds old may not be known everywhere yet.
@@ -40,6 +41,14 @@ class TrainerSecrets:
         """Let the log of an earlier agent be shipped at once if the request has no secrets."""
         if not references_in(env):
             self._mask.hide(())
+
+    def resolve_indexes(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that name package indexes, with the secrets that they refer to."""
+        named = index_variables(env)
+        if not references_in(named):
+            return named
+        resolved = self._wait.run_in_background(lambda: self.resolve(env))
+        return {name: resolved[name] for name in named}
 
     def resolve(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables with every reference replaced.
