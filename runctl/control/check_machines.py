@@ -10,7 +10,7 @@ from runctl.control.results import MachineChecks
 from runctl.model.machine import MachineStatus
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.run import Attempt
-from runctl.policy.gang import is_spare
+from runctl.policy.gang import is_spare, saving_instance
 from runctl.policy.health import Treatment, describe, judge
 
 Guard = Callable[[str, Callable[[], Any]], Any]
@@ -61,7 +61,8 @@ def _treat(services: Services, attempt: Attempt, status: MachineStatus) -> Treat
     if treatment is Treatment.REPLACE:
         report_unheard(services, attempt, _lost(attempt, status))
     elif treatment is Treatment.SAVE:
-        services.commands.send(status.instance_id, "checkpoint")
+        instance_id = saving_instance(attempt, status.instance_id)
+        services.commands.send(instance_id, "checkpoint")
     return treatment
 
 

@@ -21,7 +21,7 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, AttemptStage, Run
 from runctl.policy.capacity import AFTER_A_RECLAIM
-from runctl.policy.gang import is_spare
+from runctl.policy.gang import is_spare, saving_instance
 from runctl.policy.node_loss import Loss, on_node_loss
 
 
@@ -104,7 +104,7 @@ def handle_rebalance(services: Services, instance_id: str) -> InterruptionResult
     _, attempt, _ = found
     if attempt.stage is AttemptStage.ENDED:
         return _result(attempt, InterruptionStatus.ALREADY_ENDED)
-    reached = services.commands.send(instance_id, "checkpoint")
+    reached = services.commands.send(saving_instance(attempt, instance_id), "checkpoint")
     return _result(
         attempt, InterruptionStatus.ASKED if reached else InterruptionStatus.AGENT_NOT_THERE
     )

@@ -139,6 +139,14 @@ def is_of_gang(attempt: Attempt) -> bool:
     return len(attempt.nodes) > 1 or bool(attempt.kept)
 
 
+def saving_instance(attempt: Attempt, instance_id: str) -> str:
+    """Return whose agent is asked for a checkpoint that a machine of an attempt needs.
+
+    In a gang that of rank 0: its program agrees with the others on the step.
+    """
+    return attempt.nodes[0].instance_id or instance_id if is_of_gang(attempt) else instance_id
+
+
 def is_spare(run: Run, node: Node) -> bool:
     """Whether a node of a gang only waits to take the place of a lost one."""
     return run.request.gang.is_gang and node.rank >= run.request.gang.nodes

@@ -24,6 +24,7 @@ from tests.control.steps import (
     finish_run,
     handle_instance_change,
     handle_interruption,
+    handle_rebalance,
     launch_instances,
     reconcile,
     train,
@@ -559,3 +560,16 @@ def test_a_machine_that_is_lost_before_its_launch_is_on_record_ends_the_attempt_
     confirm_checkpoint(world, RUN, 2, launch["outcome"])
     start(world, 3)
     assert ids(world, 3) == [machines[0], machines[2], "i-0005"]
+
+
+def test_a_checkpoint_that_a_machine_needs_is_asked_of_the_first_node():
+    world = gang()
+    machines = start(world)
+    assert handle_rebalance(world, machines[2])["status"] == "asked"
+    world.clock.advance(timedelta(minutes=6))
+    beat(world)
+    world.fleet.impaired[machines[1]] = MachineStatus(
+        instance_id=machines[1], impaired={"instance": START}
+    )
+    assert reconcile(world)["asked_to_save"] == [machines[1]]
+    assert world.commands.sent == 2 * [(machines[0], "checkpoint")]
