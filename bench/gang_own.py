@@ -64,8 +64,8 @@ class OwnGang:
     def is_settled(self) -> bool:
         """Whether a checkpoint is committed, and every spare is ready."""
         nodes = self._testbed.attempts(self._run_id)[-1].nodes
-        spares = [node.progress.gang for node in nodes if node.rank >= self._request["nodes"]]
-        is_ready = all(report is not None and report.is_ready for report in spares)
+        spares = [node for node in nodes if node.rank >= self._request["nodes"]]
+        is_ready = all(spare.progress.phase == "wait" for spare in spares)
         return is_ready and self._testbed.run(self._run_id).newest is not None
 
     def lose(self, rank: int) -> None:
