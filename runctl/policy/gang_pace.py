@@ -16,6 +16,8 @@ FIRST_STEP = 5 * 60.0
 # A rank that computes may be evaluating, saving or compiling.
 BUSY = 30 * 60.0
 SLOW = 1.5
+# Of a step that consists of waiting for data or for gradients, a slow node costs almost nothing.
+WORTH = 0.1
 
 
 def find_hang(nodes: Sequence[NodeFacts]) -> Verdict | None:
@@ -47,6 +49,8 @@ def find_straggler(nodes: Sequence[NodeFacts]) -> Straggler | None:
     usual = median_low(sorted(busy for busy, _ in known))
     slowest, facts = max(known, key=lambda pair: (pair[0], -pair[1].rank))
     if usual <= 0 or slowest <= SLOW * usual:
+        return None
+    if slowest - usual < WORTH * (facts.step_seconds or slowest):
         return None
     reason = (
         f"{facts} computes {slowest:.2f} s for a step, {slowest / usual:.1f} times the "

@@ -339,6 +339,14 @@ def test_a_node_that_computes_much_longer_is_a_straggler():
     assert judge(nodes, replaces_stragglers=True) == found
 
 
+def test_a_node_that_costs_the_gang_almost_nothing_is_no_straggler():
+    busy = (0.001, 0.001, 0.002)
+    nodes = [facts(rank, busy_step=it, step_seconds=0.2) for rank, it in enumerate(busy)]
+    assert find_straggler(nodes) is None
+    nodes = [facts(rank, busy_step=100 * it, step_seconds=0.2) for rank, it in enumerate(busy)]
+    assert find_straggler(nodes).ranks == (2,)
+
+
 @pytest.mark.parametrize("busy", [(1.0, 1.1, 1.5), (1.0, None, 2.0), (0.0, 0.0, 1.0), (2.0,)])
 def test_nodes_of_similar_or_unknown_pace_are_no_stragglers(busy):
     assert find_straggler([facts(rank, busy_step=it) for rank, it in enumerate(busy)]) is None
