@@ -49,6 +49,7 @@ STORIES = {
     "e2e/test_notifying_and_reconciling.py": INTERRUPTIONS,
     "e2e/test_evaluations.py": KINDS,
     "e2e/test_gangs.py": GANGS,
+    "e2e/test_gang_command.py": GANGS,
     "e2e/test_processing.py": KINDS,
     "e2e/test_services.py": KINDS,
     "e2e/test_sweep.py": KINDS,

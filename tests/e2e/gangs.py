@@ -115,6 +115,14 @@ class GangRun:
         self.go_to(step)
         self.testbed.wait_for_training(self.run_id, attempt=attempt, step=step - step % EVERY)
 
+    def wait_for_log(self, attempt: int, text: str) -> None:
+        """Wait until the agent of the first rank has logged a text."""
+
+        def is_logged() -> bool:
+            return any(text in line for line in self.testbed.agent_log(self.run_id, attempt))
+
+        self._wait(is_logged, f"{text!r} in the log of attempt {attempt}")
+
     def instance(self, attempt: int, rank: int) -> str:
         """Return the instance that has a rank in an attempt."""
         return self._attempt(attempt).nodes[rank].instance_id
