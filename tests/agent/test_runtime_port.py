@@ -18,6 +18,7 @@ from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
+from runctl.model.node import NodeProgress
 from runctl.model.saving_options import CheckpointOptions
 from tests.agent.conftest import REGION, make_client
 from tests.agent.machine import VENV, Cloud, wait_until
@@ -72,6 +73,7 @@ class Attempt:
             vendor=site,
             mask=SecretMask(),
             follow=lambda _path: None,
+            earlier=NodeProgress(),
         )
         self.shut_down: list[bool] = []
         self.thread = threading.Thread(target=self._run)

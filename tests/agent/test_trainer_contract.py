@@ -206,7 +206,7 @@ def test_only_the_trainers_part_is_installed(tmp_path: Path) -> None:
     lay_out(tmp_path / "helper")
     helper = lay_out(tmp_path / "helper")  # also over the files of an earlier agent
     files = sorted(str(path.relative_to(helper)) for path in helper.rglob("*") if path.is_file())
-    hooks = ["__init__", "lightning", "pytorch", "transformers"]
+    hooks = ["__init__", "lightning", "pulse", "pytorch", "sharded", "transformers"]
     assert files == [
         "runctl/__init__.py",
         *(f"runctl/hooks/{name}.py" for name in hooks),

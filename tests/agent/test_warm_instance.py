@@ -217,6 +217,7 @@ def test_secrets_and_requests_of_the_last_run_are_gone(cloud, group, first):
     (first.root / "run/runctl/docker/config.json").write_text("{}")
     group.keep()
     wait_until(lambda: not (first.root / "run/runctl/docker").exists())
+    wait_until((first.state / "output").is_dir)  # it is made anew
     assert not list((first.state / "output").iterdir())
     assert not (first.state / "log/trainer.out").exists()
 

@@ -14,7 +14,7 @@ from tests.control.steps import reconcile
 NEWER = {
     "script": "serve.py",
     "kind": "simulate",
-    "nodes": {"token": "hunter2"},
+    "racks": {"token": "hunter2"},
     "checkpoint": {"keep_last": 2, "key": "hunter2"},
     "market": "reserved",
 }
@@ -27,8 +27,8 @@ def newer(deployed: Deployed) -> Deployed:
         deployed.begin(run_id)
         deployed.train(run_id, 1)
     changes = {
-        "RUN": {"request": json.dumps(NEWER), "step": "many", "nodes": "4"},
-        "ATTEMPT#0001": {"stage": "suspended", "metrics": "[]", "saving": "{", "nodes": "4"},
+        "RUN": {"request": json.dumps(NEWER), "step": "many", "racks": "4"},
+        "ATTEMPT#0001": {"stage": "suspended", "metrics": "[]", "saving": "{", "racks": "4"},
     }
     for key in (run_key("newer"), attempt_key("newer", 1)):
         values = changes[key["sk"]]
@@ -54,7 +54,7 @@ def test_status_names_the_unknown_fields_and_hides_their_values(newer, runctl):
     done = runctl("status", "newer", "--json")
     assert done.code == 0
     request = done.document["request"]
-    assert (request["kind"], request["nodes"], request["market"]) == ("unknown", "***", "unknown")
+    assert (request["kind"], request["racks"], request["market"]) == ("unknown", "***", "unknown")
     assert request["script"] == "serve.py"
     assert (request["checkpoint"]["keep_last"], request["checkpoint"]["key"]) == (2, "***")
     assert "hunter2" not in done.stdout

@@ -25,7 +25,7 @@ def connected(testbed: Testbed, run_id: str, port: int) -> Iterator[None]:
     home = {"RUNCTL_LOCAL_HOME": str(testbed.endpoint.home)}
     proxy = subprocess.Popen(
         [*program, "--local-port", str(port)],
-        env={**os.environ, **home},
+        env={**os.environ, **home, "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -35,8 +35,13 @@ def connected(testbed: Testbed, run_id: str, port: int) -> Iterator[None]:
         yield
     finally:
         proxy.send_signal(signal.SIGINT)
-        assert proxy.wait(60) == 130
-        proxy.stdout.close()
+        try:
+            assert proxy.wait(60) == 130
+        except subprocess.TimeoutExpired:
+            proxy.send_signal(signal.SIGABRT)  # it prints where each of its threads is
+            raise
+        finally:
+            proxy.stdout.close()
 
 
 @dataclass

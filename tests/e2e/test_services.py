@@ -41,7 +41,7 @@ def checkpoint(testbed: Testbed) -> str:
         for name, data in weights.items():
             archive.writestr(f"weight_{name}.npy", data)
     bucket = testbed.deployment.bucket
-    key = "inputs/digits/best.npz"
+    key = "inputs/model/best.npz"
     testbed.clients.get("s3").put_object(Bucket=bucket, Key=key, Body=content.getvalue())
     return f"s3://{bucket}/{key}"
 

@@ -76,7 +76,8 @@ def test_a_machine_that_hangs_runs_nothing_and_can_be_terminated(cloud: Cloud) -
     instance_id = cloud.launch(script)
     (pid,) = pids(cloud, instance_id, "pids", 1)
     cloud.admin.impair(instance_id, hangs=True)
-    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    state = Path(f"/proc/{pid}/stat")
+    eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
     cloud.client("ec2").terminate_instances(InstanceIds=[instance_id])
     cloud.admin.wait_for_state(instance_id, "terminated")
     assert not is_alive(pid)

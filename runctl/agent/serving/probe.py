@@ -33,7 +33,8 @@ class Probe:
         """Send the request; return the problem, empty if it succeeded."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
         # The timeout of a socket is one for each read: a server may send a byte now and then.
-        watchdog = threading.Timer(self.timeout, lambda: _cut_off(connection))
+        is_late = threading.Event()
+        watchdog = threading.Timer(self.timeout, lambda: _cut_off(connection, is_late))
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -45,7 +46,7 @@ class Probe:
         except ConnectionRefusedError:
             return f"nothing listens on port {self.port}"
         except (OSError, http.client.HTTPException) as exc:
-            if watchdog.is_alive() and not isinstance(exc, TimeoutError):
+            if not (is_late.is_set() or isinstance(exc, TimeoutError)):
                 return f"no HTTP answer to GET {self.path}: {exc or type(exc).__name__}"
             return f"no answer to GET {self.path} within {self.timeout:.0f} s"
         finally:
@@ -59,7 +60,8 @@ class Probe:
 _HEADERS = {"Connection": "close", "User-Agent": f"runctl-probe/{__version__}"}
 
 
-def _cut_off(connection: http.client.HTTPConnection) -> None:
+def _cut_off(connection: http.client.HTTPConnection, is_late: threading.Event) -> None:
+    is_late.set()
     with contextlib.suppress(OSError, AttributeError):
         connection.sock.shutdown(socket.SHUT_RDWR)
 
