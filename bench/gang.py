@@ -13,6 +13,7 @@ The peers need build/bench (`make build/bench/.installed`); without it only runc
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -93,7 +94,8 @@ def measure(gang: Gang, *, nodes: int, every: int, boot_seconds: float) -> Row:
     except (OSError, RuntimeError) as exc:
         row["problem"] = f"{type(exc).__name__}: {exc}"
     finally:
-        gang.stop()
+        with contextlib.suppress(TimeoutError):
+            gang.stop()
     say(f"{gang.name}: {row}")
     return row
 
