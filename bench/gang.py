@@ -3,11 +3,12 @@
 All train the same model and lose the same node without a notice, midway between two checkpoints.
 Nodes are processes of this machine that talk over loopback: an instance of the local cloud for
 runctl, a launcher for the peers. `next step` is the time from the loss to the first step of the
-repaired gang, `full gang` that to the first step with all nodes. A step lasts 0.1 s.
+repaired gang, `full gang` that to the first step with all nodes, and `pause` the time without a
+step, which after a notice is shorter. A step lasts 0.1 s.
 
 A peer reads checkpoints from the disk that its nodes share, and its nodes need no preparation;
 `fetched` is what all nodes have read of checkpoints after the loss. runctl's are in S3. Every new
-machine needs `--boot-seconds` before it does anything.
+machine after the loss needs `--boot-seconds` before it does anything.
 
 The peers need build/bench (`make build/bench/.installed`); without it only runctl is measured.
 """
@@ -74,8 +75,8 @@ def measure(gang: Gang, *, nodes: int, every: int, boot_seconds: float) -> Row:
         reached = every + every // 2
 
         def is_due() -> bool:
-            steps = gang.facts.steps()
-            return bool(steps) and steps[-1].step % every >= every // 2 and steps[-1].step > every
+            newest = max((step.step for step in gang.facts.steps()), default=0)
+            return newest > every and 0 <= newest % every - every // 2 < 5
 
         if not wait_until(lambda: is_due() and gang.is_settled(), seconds=TIMEOUT):
             return row | {"problem": f"did not reach step {reached}: {gang.last_words()}"}
@@ -111,13 +112,16 @@ def figures(facts: Facts, lost_at: float, *, nodes: int) -> Row:
     after = [step for step in steps if step.at > lost_at and step.gang not in old]
     if after:
         row["next_step_s"] = round(after[0].at - lost_at, 1)
+        row["pause_s"] = round(after[0].at - max(step.at for step in steps if step.gang in old), 1)
         row["lost_steps"] = last - after[0].step + 1
     if full := [step for step in after if step.world == nodes]:
         row["full_gang_s"] = round(full[0].at - lost_at, 1)
     return row
 
 
-def own_gang(name: str, testbed: Testbed, folder: Path, job: dict[str, int]) -> Gang:
+def own_gang(
+    name: str, testbed: Testbed, folder: Path, job: dict[str, int], *, boot_seconds: float
+) -> Gang:
     """Return one of runctl's ways."""
     return OwnGang(
         name,
@@ -126,7 +130,8 @@ def own_gang(name: str, testbed: Testbed, folder: Path, job: dict[str, int]) -> 
         **job,
         spares=int(name in {SPARE, NOTICE}),
         loses_all=name == FULL,
-        notice_seconds=60 if name == NOTICE else 0,
+        notice_seconds=120 if name == NOTICE else 0,
+        boot_seconds=boot_seconds,
     )
 
 
@@ -169,6 +174,7 @@ def table(rows: list[Row]) -> str:
     """Return the figures as text."""
     columns = {
         "next_step_s": "next step",
+        "pause_s": "pause",
         "full_gang_s": "full gang",
         "ratio_to_own_restart": "ratio",
         "ratio_to_torchrun_restart": "to torchrun",
@@ -215,8 +221,10 @@ def main() -> int:
             try:
                 deploy(endpoint, project=PROJECT)
                 testbed = Testbed(endpoint)
-                testbed.cloud.set_knobs(boot_delay=options.boot_seconds)
-                rows += [measure(own_gang(name, testbed, folder, job), **times) for name in own]
+                boot = options.boot_seconds
+                for name in own:
+                    gang = own_gang(name, testbed, folder, job, boot_seconds=boot)
+                    rows.append(measure(gang, **times))
             finally:
                 daemon.stop(folder / "cloud")
     add_ratios(rows)

@@ -37,11 +37,13 @@ class OwnGang:
         spares: int,
         loses_all: bool,
         notice_seconds: int,
+        boot_seconds: float,
     ) -> None:
         folder.mkdir()
         self.name, self.facts = name, Facts(folder)
         self._testbed, self._run_id = testbed, folder.name
         self._loses_all, self._notice_seconds = loses_all, notice_seconds
+        self._boot_seconds = boot_seconds
         self._request: dict[str, Any] = {
             "script": TRAINER.name,
             "args": [str(folder), str(every), str(mebibytes)],
@@ -51,7 +53,8 @@ class OwnGang:
         }
 
     def start(self) -> None:
-        """Start the run."""
+        """Start the run; its first machines boot at once."""
+        self._testbed.cloud.set_knobs(boot_delay=0.0)
         with tempfile.TemporaryDirectory() as scratch:
             project = Path(scratch, "project")
             project.mkdir()
@@ -70,6 +73,7 @@ class OwnGang:
 
     def lose(self, rank: int) -> None:
         """Let EC2 reclaim the machine of a rank, or all of them."""
+        self._testbed.cloud.set_knobs(boot_delay=self._boot_seconds)
         for node in self._testbed.attempts(self._run_id)[-1].nodes:
             if (node.rank == rank or self._loses_all) and node.instance_id:
                 self._testbed.cloud.interrupt(
@@ -91,7 +95,7 @@ class OwnGang:
                 stream = agent_log_stream(log_stream(self._run_id, attempt.number, node.rank))
                 lines, _ = self._testbed.logs.read(stream, position="")
                 found += sum(
-                    int(match[1]) for line in lines if (match := _FETCHED.match(line.text))
+                    int(match[1]) for line in lines if (match := _FETCHED.search(line.text))
                 )
         return found
 

@@ -37,6 +37,7 @@ def test_steps_that_the_repaired_gang_repeats_are_lost(facts: Facts) -> None:
     assert figures(facts, 110, nodes=2) == {
         "spread_s": 1.5,
         "next_step_s": 6.0,
+        "pause_s": 5.9,
         "lost_steps": 5,
         "full_gang_s": 10.0,
     }
