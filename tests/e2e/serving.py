@@ -39,6 +39,7 @@ def connected(testbed: Testbed, run_id: str, port: int) -> Iterator[None]:
             assert proxy.wait(60) == 130
         except subprocess.TimeoutExpired:
             proxy.send_signal(signal.SIGABRT)  # it prints where each of its threads is
+            proxy.wait()
             raise
         finally:
             proxy.stdout.close()
