@@ -94,7 +94,7 @@ class GangMember:
         self._view.start()
 
     def begin(self, options: GangOptions) -> None:
-        """Take the options of the request, which say how many nodes are no spares."""
+        """Take the options of the request, which say how many nodes are active."""
         self._options = options
 
     def meet(self, request: RunRequest, prepared: Prepared, env: Mapping[str, str]) -> GangPart:
@@ -211,7 +211,7 @@ class GangMember:
         return judged is not None and time.monotonic() - judged >= UNTIL_STORED.total_seconds()
 
     def _active(self) -> tuple[Node, ...]:
-        """Return the nodes that are no spares."""
+        """Return the active nodes, without the spares."""
         attempt = self._view.attempt
         return () if attempt is None else attempt.nodes[: self._options.nodes]
 

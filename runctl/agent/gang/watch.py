@@ -188,5 +188,5 @@ class GangWatch:
 
 
 def _jittered(seconds: float) -> float:
-    """Return about so many seconds: not all nodes read at the same instant."""
+    """Return slightly less than `seconds`, so that nodes do not all read at once."""
     return seconds * random.uniform(0.85, 1.0)  # noqa: S311 - not for security

@@ -53,7 +53,7 @@ class NodeHeartbeat(Heartbeat):
         return is_stored
 
     def _report(self) -> None:
-        """Store the progress again and again, and a change of it at once."""
+        """Store the progress at each interval, and a change of it immediately."""
         while not self._stop.is_set():
             self._wake.clear()
             try:
