@@ -4,6 +4,7 @@ All nodes are processes of this machine, and share its disk, where the checkpoin
 fetches nothing over a network, and its nodes need no preparation.
 """
 
+import abc
 import os
 import socket
 import time
@@ -27,7 +28,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-class Peer:
+class Peer(abc.ABC):
     """A gang that is launched, loses a node, and goes on in its own way."""
 
     name = ""
@@ -45,9 +46,9 @@ class Peer:
         for node in self.nodes:
             self.start_node(node)
 
+    @abc.abstractmethod
     def start_node(self, node: Node) -> None:
         """Start one node."""
-        raise NotImplementedError
 
     def replace(self, lost: int, *, boot_seconds: float) -> None:
         """Do what an operator's script or a scheduler does after the loss of a node."""

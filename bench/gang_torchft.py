@@ -1,6 +1,6 @@
 """The job of bench/gang.py for torchft, which needs a training script of its own.
 
-`gang_torchft.py FACTS NODE MEBIBYTES`; there are no checkpoints: a new node receives the state from
+`gang_torchft.py FACTS NODE MEBIBYTES`; it keeps no checkpoints: a new node receives the state from
 another one.
 """
 

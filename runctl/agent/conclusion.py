@@ -46,7 +46,7 @@ class Conclusion:
         self._make_offer()
 
     def end(self, outcome: Outcome | None) -> None:
-        """End the attempt; there is no outcome to report if a later attempt owns the run."""
+        """End the attempt; without an outcome, a later attempt owns the run."""
         if may_wait(outcome):
             self._make_offer()
         if outcome is not None:

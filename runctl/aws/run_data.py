@@ -30,7 +30,7 @@ class GetClient(Protocol):
 class RunData:
     """Implements `runctl.control.ports.RunData`.
 
-    Every removal may be repeated: what is gone already is no error.
+    Every removal may be repeated; whatever is already gone is ignored.
     """
 
     def __init__(self, get_client: GetClient, *, bucket: str, table: str, log_group: str) -> None:

@@ -30,7 +30,7 @@ class MachineFacts:
     `open_files` and `locked_bytes` are the highest limits that may be set, -1 for none, and `tasks`
     is the number of threads that the kernel can run. `adapters` are the devices of Elastic Fabric
     Adapters. `cgroup_parent` is the group whose processes the metadata fence keeps from the
-    instance role, as the engine's driver names it; empty where there is no fence.
+    instance role, as the engine's driver names it; empty without a fence.
     """
 
     memory_bytes: int

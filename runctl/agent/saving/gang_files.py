@@ -98,7 +98,7 @@ class GangFiles:
         SupersededError if a newer one is to be committed.
         """
         taken_at = datetime.now(timezone.utc)
-        # There is no other try after the last save; the next one comes with later files.
+        # The last save is tried only once; any other is tried again with later files.
         is_last = until < float("inf")
         give_up = until - RESERVE.total_seconds() if is_last else time.monotonic() + MAX_WAIT
         while True:

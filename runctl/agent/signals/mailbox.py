@@ -27,8 +27,8 @@ class StopRequest:
     `detected`, by the wall clock, and `heard`, in monotonic seconds, are the same instant. EC2
     gives the deadline by the wall clock. The time that is left is counted from `heard`, so that
     setting the clock within the notice changes nothing. `lost_ranks` are the nodes of a gang that
-    are to blame. `kill_at`, in monotonic seconds, is when waiting for the program is no use any
-    more: its ranks wait for one that will never answer.
+    are to blame. `kill_at`, in monotonic seconds, is when to stop waiting for the program,
+    whose ranks wait for one that will never answer.
     """
 
     cause: StopCause
@@ -53,7 +53,7 @@ class StopRequest:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether waiting for the program is no use any more."""
+        """Whether it is time to stop waiting for the program."""
         return self.kill_at is not None and time.monotonic() >= self.kill_at
 
 
