@@ -177,9 +177,11 @@ def test_shell_with_a_trap_is_signalled_with_what_it_waits_for(start: Start) -> 
         assert targets(pid) == sorted([pid, *processes.descendants(pid)])
 
 
+@pytest.mark.parametrize("options", [(), ("-B", "-s")])  # which a fork server is started with, too
 def test_ranks_are_signalled_although_their_parent_handles_nothing(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     program = f"""
 import multiprocessing, sys
 def rank():
@@ -191,7 +193,7 @@ if __name__ == "__main__":
 """
     train = script(tmp_path, program)
     for method in ("fork", "spawn", "forkserver"):
-        pid = start(sys.executable, str(train), method, lines=2)
+        pid = start(sys.executable, *options, str(train), method, lines=2)
         assert targets(pid) == aware_below(pid)
         assert len(targets(pid)) == 2
         assert pid not in targets(pid)

@@ -48,8 +48,6 @@ SERVICES = (
     "gpu_stats",
     "jupyter",
     "mlflow",
-    "multiprocessing.forkserver",
-    "multiprocessing.resource_tracker",
     "nvidia-smi",
     "resource_tracker",
     "tensorboard",
@@ -148,11 +146,19 @@ def _is_loader(info: ProcessInfo, family: Sequence[ProcessInfo]) -> bool:
 
 def _is_service(info: ProcessInfo) -> bool:
     names = (info.name, *(word.rpartition("/")[2] for word in info.words[:3]))
-    code = info.words[2] if info.words[1:2] == ("-c",) and len(info.words) > 2 else ""
-    modules = [service for service in SERVICES if service.startswith("multiprocessing.")]
-    return any(name.startswith(SERVICES) for name in names if name) or (
-        code.startswith("from multiprocessing") and any(module in code for module in modules)
-    )
+    return any(name.startswith(SERVICES) for name in names if name) or _serves_multiprocessing(info)
+
+
+def _serves_multiprocessing(info: ProcessInfo) -> bool:
+    """Whether it is a fork server or a resource tracker of Python's multiprocessing.
+
+    What a fork server forks has its command line, and is a rank like any other.
+    """
+    if info.is_copy:
+        return False
+    # Options of the interpreter stand before the program.
+    _, _, code = " ".join(info.words).partition(" -c from ")
+    return code.startswith(("multiprocessing.forkserver", "multiprocessing.resource_tracker"))
 
 
 def _catches_everything(info: ProcessInfo) -> bool:
