@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runctl.local.core.permissions import REQUIRED, Required
+from runctl.model.permissions import REQUIRED, Required
 from tests.infra.templates import ACCOUNT, REGION, Resource, Role, Synthesized
 
 # The calls of each function's code, by the ports that its control function uses. A DynamoDB

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from runctl.control.prepare_run import STARTED_BY
-from runctl.local.core.permissions import REQUIRED
 from runctl.model import errors
+from runctl.model.permissions import REQUIRED
 from runctl.policy.heartbeat import MAX_SILENCE
 from stacks.workflows.definition import (
     all_states,

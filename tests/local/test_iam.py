@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from runctl.local.core.permissions import REQUIRED
+from runctl.model.permissions import REQUIRED
 from tests.local.clouds import Cloud, eventually, unique
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from ministack.services import sts
 
 from runctl.local.core import records
 from runctl.local.core.instance import Instance
-from runctl.local.core.permissions import REQUIRED, Required
 from runctl.local.core.protocol import ApiError
+from runctl.model.permissions import REQUIRED, Required
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from runctl.local.core import iam, records
 from runctl.local.core.instance import Instance
-from runctl.local.core.permissions import REQUIRED
 from runctl.local.core.protocol import ApiError
 from runctl.local.ec2.disk_keys import Authorize
 from runctl.local.ec2.filters import page
 from runctl.local.ec2.instances import Instances
+from runctl.model.permissions import REQUIRED
 
 
 class Agents:

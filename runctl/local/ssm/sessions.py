@@ -8,10 +8,10 @@ from typing import Any
 
 from runctl.local.core import iam, records
 from runctl.local.core.instance import Instance
-from runctl.local.core.permissions import REQUIRED
 from runctl.local.core.protocol import ApiError
 from runctl.local.ec2.disk_keys import Authorize
 from runctl.local.ssm.agents import Agents
+from runctl.model.permissions import REQUIRED
 
 PORT_FORWARDING = "AWS-StartPortForwardingSession"
 

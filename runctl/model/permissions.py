@@ -1,4 +1,4 @@
-"""The permissions that each API call needs, as data for the local cloud and the synth tests.
+"""The permissions that each API call needs, as data for `verify`, the local cloud and the tests.
 
 Sources: pages of the Service Authorization Reference, `list_<service>.html`, and user guides.
 """
