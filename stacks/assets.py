@@ -108,7 +108,7 @@ def build_sampler(
 
 
 def _function_sources(project: Path) -> Members:
-    packages = ("aws", "control", "model", "policy")
+    packages = ("aws", "beneath", "control", "model", "policy")
     sources = _sources(project, "lambdas") | _package(project, *packages)
     return {name: data for name, data in sources.items() if not name.endswith(".txt")}
 
@@ -119,7 +119,7 @@ def build_agent(
     """Build the archive that bootstrap.sh downloads, or reuse it if the inputs are unchanged."""
     folder = build or project / "build"
     requirements = project / "instance_scripts/requirements.txt"
-    packages = ("agent", "aws", "checkpoint", "hooks", "model", "policy")
+    packages = ("agent", "aws", "beneath", "checkpoint", "hooks", "model", "policy")
     sources = _package(project, *packages)
     for name in ("runctl/fault_points.py", "runctl/training.py"):
         sources[name] = (package_root(project) / name).read_bytes()
