@@ -91,6 +91,8 @@ class Clients:
                 read_timeout=READ_TIMEOUTS.get(service, READ_TIMEOUT),
                 retries={"mode": "standard", "total_max_attempts": self._attempts},
                 max_pool_connections=32,
+                # Some calls of Step Functions go to a host of another name, on AWS only.
+                inject_host_prefix=not connection.endpoint_url,
                 tcp_keepalive=True,
                 # Every body has a checksum in a signed header and need not be hashed again.
                 s3={"payload_signing_enabled": False},

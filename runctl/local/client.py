@@ -163,6 +163,10 @@ class LocalCloudClient:
         """List the EC2, SSM and ECR calls after a sequence number: caller, params, outcome."""
         return self._list(f"calls?{urlencode({'since': since})}")
 
+    def used_permissions(self) -> list[Json]:
+        """List the actions that each role was allowed so far, with the first resource of each."""
+        return self._list("permissions")
+
     def session(self, session_id: str, token: str) -> Json:
         """Return the port of a session of SSM, and whether it is active."""
         return self._call("GET", f"session?{urlencode({'id': session_id, 'token': token})}")

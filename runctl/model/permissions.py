@@ -5,7 +5,9 @@ Sources: pages of the Service Authorization Reference, `list_<service>.html`, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -25,6 +27,13 @@ class Required:
     conditions: Mapping[str, str] = field(default_factory=dict)
     on_launch: bool = False
     refused_as: str | None = None
+
+    def on(self, facts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+        """Yield the resources: the templates with every combination of the facts they name."""
+        for template in self.resources:
+            names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+            for values in itertools.product(*(facts.get(name, ()) for name in names)):
+                yield template.format(**dict(zip(names, values, strict=True)))
 
 
 _EC2 = "arn:aws:ec2:{region}:{account}"
@@ -116,6 +125,10 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     ("ec2", "DescribeInstanceStatus"): (Required("ec2:DescribeInstanceStatus"),),
     ("ec2", "DescribeSpotPriceHistory"): (Required("ec2:DescribeSpotPriceHistory"),),
     ("ec2", "DescribeInstanceTypeOfferings"): (Required("ec2:DescribeInstanceTypeOfferings"),),
+    ("ec2", "DescribeImages"): (Required("ec2:DescribeImages"),),
+    # The account's settings have no resource types either.
+    ("ec2", "GetEbsDefaultKmsKeyId"): (Required("ec2:GetEbsDefaultKmsKeyId"),),
+    ("ec2", "ModifyEbsDefaultKmsKeyId"): (Required("ec2:ModifyEbsDefaultKmsKeyId"),),
     ("ec2", "DescribeInstanceTypes"): (Required("ec2:DescribeInstanceTypes"),),
     # list_amazonec2.html: these are checked on the fleet or the instance
     ("ec2", "DeleteFleets"): (Required("ec2:DeleteFleets", (f"{_EC2}:fleet/{{fleet}}",)),),
@@ -185,6 +198,10 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
     **{("ecr", name): (Required(f"ecr:{name}", (_REPOSITORY,)),) for name in _ON_REPOSITORIES},
     # list_amazonsns.html: on the topic; a topic with a customer managed key would also need kms:
     ("sns", "Publish"): (Required("sns:Publish", ("{topic}",)),),
+    # list_awsidentityandaccessmanagement.html: on the principal whose policies are evaluated
+    ("iam", "SimulatePrincipalPolicy"): (
+        Required("iam:SimulatePrincipalPolicy", ("{principal}",), refused_as="AccessDenied"),
+    ),
     # list_awslambda.html: what a state machine's role needs for a lambda:invoke task
     ("states", "lambda:invoke"): (Required("lambda:InvokeFunction", ("{function}",)),),
     # list_awsstepfunctions.html and stepfunctions-iam.html: waiting for a nested execution

@@ -79,7 +79,7 @@ class Cloud:
             "aws_access_key_id": own.access_key_id,
             "aws_secret_access_key": own.secret_access_key,
         }
-        config = Config(retries={"total_max_attempts": 1})
+        config = Config(retries={"total_max_attempts": 1}, inject_host_prefix=False)
         return boto3.client(
             service, endpoint_url=self.endpoint.url, region_name="us-east-1", config=config, **keys
         )

@@ -123,4 +123,15 @@ def resolve_image(parameter: str) -> str:
     """Return the image behind a public parameter, always the same for the same parameter."""
     if not is_image_parameter(parameter):
         raise ApiError("InvalidParameterValue", f"The parameter {parameter} names no image.")
-    return f"ami-{hashlib.sha256(parameter.encode()).hexdigest()[:17]}"
+    image_id = f"ami-{hashlib.sha256(parameter.encode()).hexdigest()[:17]}"
+    _PARAMETERS[image_id] = parameter
+    return image_id
+
+
+# The images that were resolved so far, with their parameters.
+_PARAMETERS: dict[str, str] = {}
+
+
+def parameter_of_image(image_id: str) -> str | None:
+    """Return the public parameter that names an image, None for an image that none named yet."""
+    return _PARAMETERS.get(image_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import secrets
 import string
@@ -209,11 +208,7 @@ class Gate:
 
 def resources_of(required: Required, facts: Mapping[str, list[str]]) -> Iterator[str]:
     """Fill in the templates with every combination of the facts that they name."""
-    known = {"region": [records.region()], "account": [records.account_id()], **facts}
-    for template in required.resources:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-        for values in itertools.product(*(known.get(name, []) for name in names)):
-            yield template.format(**dict(zip(names, values, strict=True)))
+    return required.on({"region": [records.region()], "account": [records.account_id()], **facts})
 
 
 def caller_arn(access_key: str) -> str:

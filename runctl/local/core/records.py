@@ -213,6 +213,11 @@ def role_arn(name: str) -> str:
     return str(record["Arn"]) if record else f"arn:aws:iam::{account_id()}:role/{name}"
 
 
+def has_role(name: str) -> bool:
+    """Return whether there is a role of this name."""
+    return name in iam._roles
+
+
 def trust_policy(role: str) -> list[dict[str, Any]]:
     """Return the statements of a role's trust policy; none if there is no such role."""
     found = iam._roles.get(role, {}).get("AssumeRolePolicyDocument") or {}

@@ -10,6 +10,7 @@ from typing import Any
 from runctl.local.core import records
 from runctl.local.core.instance import STATE_CODES, Instance, ended_by_user
 from runctl.local.core.protocol import ApiError
+from runctl.local.ec2.account_calls import AccountCalls
 from runctl.local.ec2.applied import check_applied
 from runctl.local.ec2.disk_keys import Authorize
 from runctl.local.ec2.filters import check_filters, filters_of, matches, page, tags_match
@@ -24,7 +25,7 @@ from runctl.local.ec2.volumes import Volumes
 # ministack would keep records of them, and nothing would happen to an instance.
 _ABSENT = frozenset(
     {
-        "RunInstances", "RequestSpotInstances", "RequestSpotFleet", "CancelSpotInstanceRequests",
+        "RequestSpotInstances", "RequestSpotFleet", "CancelSpotInstanceRequests",
         "CancelSpotFleetRequests", "StartInstances", "StopInstances", "RebootInstances",
         "ModifyFleet", "ModifySpotFleetRequest", "ModifyInstanceAttribute",
         "ModifyInstanceMetadataOptions", "AttachVolume", "DetachVolume", "ModifyVolume",
@@ -52,9 +53,10 @@ class Ec2:
 
     def __init__(self, instances: Instances, fleets: Fleets, volumes: Volumes) -> None:
         self._instances, self._fleets, self._volumes = instances, fleets, volumes
-        market = MarketCalls(instances.market)
+        market, self._account = MarketCalls(instances.market), AccountCalls()
         self._actions: Mapping[str, Callable[[dict[str, Any], Authorize], dict[str, Any]]] = {
             "CreateFleet": fleets.create,
+            "RunInstances": self._run_instances,
             "DescribeFleets": self._describe_fleets,
             "DeleteFleets": self._delete_fleets,
             "DescribeTags": self._describe_tags,
@@ -67,8 +69,17 @@ class Ec2:
             "DescribeSpotPriceHistory": market.price_history,
             "DescribeInstanceTypeOfferings": market.offerings,
             "DescribeInstanceTypes": market.instance_types,
+            "DescribeImages": self._account.images,
+            "GetEbsDefaultKmsKeyId": self._account.default_key,
+            "ModifyEbsDefaultKmsKeyId": self._account.set_default_key,
             "CreateTags": self._create_tags,
             "DeleteTags": self._delete_tags,
+        }
+
+        self._dry_runs: Mapping[str, Callable[[dict[str, Any], Authorize], object]] = {
+            "CreateFleet": fleets.rehearse,
+            "RunInstances": fleets.rehearse_instances,
+            "TerminateInstances": self._ending,
         }
 
     def answers(self, action: str, request: Mapping[str, Any]) -> bool:
@@ -77,6 +88,8 @@ class Ec2:
             check_tags(request.get("Tags", []))
         if action in {"CreateTags", "DeleteTags"}:
             return all(str(name).startswith("i-") for name in request.get("Resources", []))
+        if action == "DescribeImages":
+            return self._account.knows_images(request)
         if action == "DescribeTags":  # ministack has no fleets
             return filters_of(request).get("resource-type") == ["fleet"]
         return action in self._actions
@@ -84,19 +97,26 @@ class Ec2:
     def knows(self, action: str) -> bool:
         """Return whether the action may be answered here; raise ApiError if the cloud lacks it."""
         if action in _ABSENT:
-            raise ApiError(
-                "UnsupportedOperation",
-                f"The local cloud has no {action}: instances are launched by CreateFleet of type "
-                "instant, and ended by TerminateInstances or DeleteFleets.",
-            )
+            raise _absent(action)
         return action in self._actions
 
     def answer(self, action: str, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         """Perform one call."""
-        if request.pop("DryRun", False):
-            raise ApiError("UnsupportedOperation", "The local cloud has no dry runs.")
+        is_dry = request.pop("DryRun", False)
+        if is_dry and action not in self._dry_runs:
+            raise ApiError("UnsupportedOperation", f"The local cloud has no dry run of {action}.")
         check_applied("ec2", action, request)
+        if is_dry:
+            self._dry_runs[action](request, authorize)
+            raise ApiError(
+                "DryRunOperation",
+                "Request would have succeeded, but DryRun flag is set.",
+                status=412,
+            )
         return self._actions[action](request, authorize)
+
+    def _run_instances(self, _request: dict[str, Any], _authorize: Authorize) -> dict[str, Any]:
+        raise _absent("RunInstances")
 
     def _describe_fleets(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         authorize("DescribeFleets")
@@ -152,13 +172,16 @@ class Ec2:
         shown, token = page(describe_statuses(found, request), request)
         return {"InstanceStatuses": shown, "NextToken": token}
 
-    def _terminate(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
+    def _ending(self, request: dict[str, Any], authorize: Authorize) -> list[Instance]:
         # All or none: an unknown id ends nothing.
         targets = [self._instances.get(instance_id) for instance_id in request["InstanceIds"]]
         authorize("TerminateInstances", instance=[target.instance_id for target in targets])
+        return targets
+
+    def _terminate(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         changes = []
         at_once = request.get("Force") or request.get("SkipOsShutdown")
-        for instance in targets:
+        for instance in self._ending(request, authorize):
             before = instance.state
             self._instances.terminate(
                 instance, ended_by_user(), grace_seconds=0 if at_once else None
@@ -238,6 +261,14 @@ class Ec2:
         except ApiError:
             return False
         return True
+
+
+def _absent(action: str) -> ApiError:
+    return ApiError(
+        "UnsupportedOperation",
+        f"The local cloud has no {action}: instances are launched by CreateFleet of type instant, "
+        "and ended by TerminateInstances or DeleteFleets.",
+    )
 
 
 def _without(tags: Mapping[str, str], gone: list[dict[str, str]]) -> dict[str, str]:

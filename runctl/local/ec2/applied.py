@@ -39,6 +39,18 @@ _EC2: Mapping[str, frozenset[str]] = {
             "SpotOptions.MaintenanceStrategies",
         }
     ),
+    # Only as a dry run.
+    "RunInstances": frozenset(
+        {
+            "LaunchTemplate.LaunchTemplateId",
+            "LaunchTemplate.Version",
+            "InstanceType",
+            "SubnetId",
+            "MinCount",
+            "MaxCount",
+            "ClientToken",
+        }
+    ),
     "DescribeFleets": _PAGES | {"FleetIds"},
     "DeleteFleets": frozenset({"FleetIds", "TerminateInstances"}),
     "DescribeTags": _LISTS,
@@ -53,6 +65,9 @@ _EC2: Mapping[str, frozenset[str]] = {
     | {"StartTime", "EndTime", "InstanceTypes", "AvailabilityZone", "ProductDescriptions"},
     "DescribeInstanceTypeOfferings": _LISTS | {"LocationType"},
     "DescribeInstanceTypes": _LISTS | {"InstanceTypes"},
+    "DescribeImages": frozenset({"ImageIds"}),
+    "GetEbsDefaultKmsKeyId": frozenset(),
+    "ModifyEbsDefaultKmsKeyId": frozenset({"KmsKeyId"}),
     "CreateTags": frozenset({"Resources", "Tags"}),
     "DeleteTags": frozenset({"Resources", "Tags"}),
 }

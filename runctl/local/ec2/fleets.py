@@ -58,15 +58,40 @@ class Fleets:
         with self._lock:
             return self._create(request, authorize)
 
+    def rehearse(self, request: dict[str, Any], authorize: Authorize) -> list[Candidate]:
+        """Check a fleet without launching it (DryRun).
+
+        What a launch needs, EC2 finds out per override, which a dry run does not get to.
+        """
+        check(request)
+        _authorize_fleet(request, authorize)
+        return _candidates(request, authorize)
+
+    def rehearse_instances(self, request: dict[str, Any], authorize: Authorize) -> None:
+        """Check a launch of RunInstances without performing it (DryRun)."""
+        interface = {"InstanceType": request["InstanceType"]} if "InstanceType" in request else {}
+        placed = {"SubnetId": request["SubnetId"]} if "SubnetId" in request else {}
+        fleet = {
+            "Type": "instant",
+            "LaunchTemplateConfigs": [
+                {
+                    "LaunchTemplateSpecification": request.get("LaunchTemplate", {}),
+                    "Overrides": [{**interface, **placed}],
+                }
+            ],
+            "TargetCapacitySpecification": {
+                "TotalTargetCapacity": request["MinCount"],
+                "DefaultTargetCapacityType": "on-demand",
+            },
+        }
+        check(fleet)
+        refused = self._refused(list(candidates_of(fleet)), fleet, authorize)
+        for error in refused.values():
+            raise ApiError(error["ErrorCode"], error["ErrorMessage"], status=403)
+
     def _create(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         token = request.get("ClientToken")
-        tags = tags_for(request, "fleet")
-        authorize(
-            "CreateFleet",
-            template=template_ids(request),
-            tagged=["fleet"] if tags else [],
-            tags=[f"{key}={value}" for key, value in tags.items()],
-        )
+        tags = _authorize_fleet(request, authorize)
         if token and (known := self._by_token.get((records.account_id(), token))):
             if known.request != request:
                 raise ApiError(
@@ -80,9 +105,7 @@ class Fleets:
             tags=tags,
             created_at=datetime.now(timezone.utc),
         )
-        candidates = list(candidates_of(request))
-        images = {item.image_parameter for item in candidates if item.image_parameter}
-        authorize("CreateFleet", parameter=sorted(images))
+        candidates = _candidates(request, authorize)
         refused = self._refused(candidates, request, authorize)
         able = [item for item in candidates if item.offer.order not in refused]
         if is_spot(request) and able:
@@ -255,3 +278,23 @@ class Fleets:
                 continue
             refused.append({"FleetId": fleet_id, "Error": {"Code": code, "Message": message}})
         return {"SuccessfulFleetDeletions": gone, "UnsuccessfulFleetDeletions": refused}
+
+
+def _authorize_fleet(request: dict[str, Any], authorize: Authorize) -> dict[str, str]:
+    """Check the permissions on the fleet itself; return its tags."""
+    tags = tags_for(request, "fleet")
+    authorize(
+        "CreateFleet",
+        template=template_ids(request),
+        tagged=["fleet"] if tags else [],
+        tags=[f"{key}={value}" for key, value in tags.items()],
+    )
+    return tags
+
+
+def _candidates(request: dict[str, Any], authorize: Authorize) -> list[Candidate]:
+    """Resolve the overrides, with the permission to read the images' parameters."""
+    candidates = list(candidates_of(request))
+    images = {item.image_parameter for item in candidates if item.image_parameter}
+    authorize("CreateFleet", parameter=sorted(images))
+    return candidates

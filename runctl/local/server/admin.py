@@ -15,6 +15,7 @@ from runctl.local.core.journal import Journal
 from runctl.local.core.knobs import Setup, unknown
 from runctl.local.core.market import ERROR_CODES, Market, Pool
 from runctl.local.core.protocol import ApiError
+from runctl.local.core.used_permissions import UsedPermissions
 from runctl.local.ec2 import disks
 from runctl.local.ec2.faults import Faults
 from runctl.local.ec2.instances import Instances
@@ -34,6 +35,7 @@ class Admin:
         instances: Instances,
         journal: Journal,
         calls: Journal,
+        used: UsedPermissions,
         account: str,
         region: str,
         setup: Setup,
@@ -77,6 +79,7 @@ class Admin:
             ("GET", "instances"): lambda _: [_shown(instance) for instance in instances.all()],
             ("GET", "session"): lambda query: sessions.describe(query["id"], query["token"]),
             ("GET", "events"): lambda query: journal.since(int(query.get("since", 0))),
+            ("GET", "permissions"): lambda _: used.listed(),
             ("GET", "calls"): lambda query: calls.since(int(query.get("since", 0))),
         }
 

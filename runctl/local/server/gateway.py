@@ -18,7 +18,16 @@ from ministack.core import iam_evaluator, responses
 
 from runctl.local.codebuild.api import Builds
 from runctl.local.codebuild.assembly import assemble_builds
-from runctl.local.core import conditional_writes, iam, limits, protocol, records, resources
+from runctl.local.core import (
+    conditional_writes,
+    iam,
+    limits,
+    protocol,
+    records,
+    resources,
+    simulation,
+    used_permissions,
+)
 from runctl.local.core.events import EventBus
 from runctl.local.core.journal import Journal
 from runctl.local.core.keys import ADMIN_PATH
@@ -51,7 +60,7 @@ from runctl.local.stepfunctions import workflows
 
 logger = logging.getLogger(__name__)
 
-_ANSWERED = frozenset({"ec2", "ssm", "servicequotas", "ecr"})
+_ANSWERED = frozenset({"ec2", "ssm", "servicequotas", "ecr", "iam"})
 _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request")
 
 
@@ -83,6 +92,10 @@ _SSM_WIRE = WireFormat(
     lambda _action, answer: json.dumps(answer).encode(),
     lambda code, message: json.dumps({"__type": code, "message": message}).encode(),
 )
+
+
+_IAM_WIRE = WireFormat("text/xml", lambda _action, answer: bytes(answer["body"]), simulation.refuse)
+_WIRES = {"ec2": _EC2_WIRE, "iam": _IAM_WIRE}
 
 
 class Gateway:
@@ -176,7 +189,7 @@ class Gateway:
     async def _serve_call(self, call: Call, receive: Receive, send: Send) -> None:
         responses.set_request_account_id(call.access_key)
         responses.set_request_region(_region(call))
-        wire_format = _EC2_WIRE if call.service == "ec2" else _SSM_WIRE
+        wire_format = _WIRES.get(call.service, _SSM_WIRE)
         answer: dict[str, Any] = {}
         try:
             if not self._takes(call):
@@ -201,13 +214,16 @@ class Gateway:
             )
             await respond(send, 500, wire_format.content_type, body)
         else:
-            self._record(call, outcome="ok", answer=answer)
+            shown = {} if call.service == "iam" else {"answer": answer}
+            self._record(call, outcome="ok", **shown)
             await respond(send, 200, wire_format.content_type, body)
 
     async def _answer(self, call: Call, gate: iam.Gate) -> dict[str, Any]:
         request = dict(call.request)
         if call.service == "ec2":
             return self._ec2.answer(call.action, request, gate)
+        if call.service == "iam":
+            return {"body": simulation.simulate(request, gate)}
         if call.service == "servicequotas":
             return dict(self._quotas.answer(call.action, request, gate))
         if call.service == "ecr":
@@ -226,6 +242,10 @@ class Gateway:
                 return False
             call.request = protocol.read_request(call.action, flat)
             return self._ec2.answers(call.action, call.request)
+        if call.service == "iam":
+            call.request = protocol.form(call.body)
+            call.action = call.request.get("Action", "?")
+            return call.action == simulation.ACTION
         call.action = call.headers.get("x-amz-target", "?").rpartition(".")[2]
         try:
             call.request = json.loads(call.body or b"{}")
@@ -265,6 +285,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     iam.count_loopback_as_tls()
     iam.trust_the_guard()
     conditional_writes.install()
+    used = used_permissions.install()
     bus = EventBus(knobs, account=account, region=region)
     builds = assemble_builds(home, endpoint=url, knobs=knobs, bus=bus, no_engine=setup.no_engine)
     resources.install(machine_of=workflows.install(knobs, builds))
@@ -285,6 +306,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
         instances=instances,
         journal=journal,
         calls=calls,
+        used=used,
         account=account,
         region=region,
         setup=setup,

@@ -24,6 +24,7 @@ from runctl.local.stepfunctions import (
     map_requests,
     nested_executions,
     redrive,
+    state_tests,
     task_tokens,
     timeouts,
 )
@@ -56,6 +57,7 @@ def install(knobs: Knobs, builds: Builds) -> Callable[[str], str | None]:
     _start_idempotently()
     _describe_the_definition_of_an_execution()
     redrive.install()
+    state_tests.install()
     return machine_of
 
 
