@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,13 +52,59 @@ def any_rank(*flags: bool) -> tuple[bool, ...]:
         return flags
     if distributed.get_world_size() == 1:
         return flags
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    votes = torch.tensor(flags, dtype=torch.int32, device=device)
+    votes = _votes_of(len(flags), "cuda" if distributed.get_backend() == "nccl" else "cpu")
+    votes.copy_(torch.tensor(flags))
     pulse.begin()
     distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
     agreed = tuple(bool(vote) for vote in votes.tolist())
     pulse.end()
     return agreed
+
+
+# A thread of Gloo releases the tensor of a call some time after the call has returned, for which it
+# needs the interpreter. If that is ending, the process aborts: "terminate called without an active
+# exception". Therefore the tensors are kept, and the end of the process waits for their release.
+_votes: dict[tuple[int, str], torch.Tensor] = {}
+_RELEASE_SECONDS = 10.0
+
+
+def _votes_of(count: int, device: str) -> torch.Tensor:
+    if not _votes:
+        atexit.register(_wait_for_release)
+    if (count, device) not in _votes:
+        _votes[count, device] = torch.zeros(count, dtype=torch.int32, device=device)
+    return _votes[count, device]
+
+
+def _wait_for_release() -> None:
+    until = time.monotonic() + _RELEASE_SECONDS
+    unheld = _max_references({0: object()})
+    while _max_references(_votes) > unheld and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+def _max_references(kept: Mapping[Any, object]) -> int:
+    return max(sys.getrefcount(value) for value in kept.values())
+
+
+# Whether all ranks know that they stop, and whether `all_should_stop` has yet to return it.
+_stop = _is_stop_agreed = False
+
+
+def all_should_save(every: float | None = None) -> bool:
+    """Return whether to save now, the same on all ranks; see `training.should_save`.
+
+    All ranks call it once for each step, at the same place, before `all_should_stop`, which returns
+    what is agreed here: a SIGTERM that arrives in between takes effect a step later, since the
+    state of this step may not be saved.
+    """
+    global _is_stop_agreed
+    save, stop = any_rank(training.should_save(every), training.should_stop())
+    # The rank with the signal may have saved since it arrived, for another reason, a step ago.
+    save |= stop and not _stop
+    _note_stop(stop=stop)
+    _is_stop_agreed = True
+    return save
 
 
 def all_should_stop() -> bool:
@@ -65,20 +113,19 @@ def all_should_stop() -> bool:
     All ranks call it once for each step, at the same place. With one process it is
     `training.should_stop`.
     """
-    (stop,) = any_rank(training.should_stop())
+    global _is_stop_agreed
+    if not _is_stop_agreed:
+        (stop,) = any_rank(training.should_stop())
+        _note_stop(stop=stop)
+    _is_stop_agreed = False
+    return _stop
+
+
+def _note_stop(*, stop: bool) -> None:
+    global _stop
+    _stop = stop
     if stop:
         training.stop()
-    return stop
-
-
-def all_should_save(every: float | None = None) -> bool:
-    """Return whether to save now, the same on all ranks; see `training.should_save`.
-
-    All ranks call it at the same place, before `all_should_stop`: a stop in between must not save
-    here and stop a step later.
-    """
-    (save,) = any_rank(training.should_save(every))
-    return save
 
 
 @contextlib.contextmanager

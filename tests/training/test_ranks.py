@@ -19,42 +19,71 @@ from runctl.model.node import Node, NodeProgress
 from runctl.policy.gang_facts import Hung, NodeFacts
 from runctl.policy.gang_health import judge
 from tests.agent.machine import wait_until
-from tests.training.place import Place, read_line, read_until
+from tests.training.place import Place, read_line
 from tests.training.programs import LIGHTNING
 
 pytestmark = pytest.mark.slow
 
 RANK = """
-    import os, time, torch
+    import os, signal, torch
     from runctl import training
-    from runctl.hooks.pytorch import any_rank
+    from runctl.hooks.pytorch import all_should_save, all_should_stop
     torch.distributed.init_process_group("gloo", init_method="file://" + os.environ["MEETING"],
                                          rank=int(os.environ["RANK"]), world_size=2)
-    step, save, stop = 0, False, False
+    step, stop = 0, False
     while not stop:
-        time.sleep(0.01)
         step += 1
-        print("step", step, flush=True)
-        save, stop = any_rank(training.should_save(), training.should_stop())
+        save = all_should_save(every=0.0 if step == 3 else None)
+        if step == 3 and os.environ["RANK"] == os.environ["SIGNALLED"]:
+            os.kill(os.getpid(), signal.SIGTERM)
         if save:
             training.save(lambda path: path.write_text(str(step)), step)
-    print("stopped at", step, flush=True)
-    torch.distributed.destroy_process_group()
+        stop = all_should_stop()
+    # What was saved for the stop is not saved again.
+    print(step, training.should_stop(), all_should_save(), all_should_stop(), flush=True)
+    torch.distributed.barrier()
 """
 
 
-def test_all_ranks_stop_at_the_step_at_which_one_heard_sigterm(
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_ranks_save_the_step_at_which_they_stop_if_a_signal_arrives_between_the_agreements(
+    place: Place, frameworks: Path, signalled: int
+) -> None:
+    variables = {"SIGNALLED": str(signalled), "MEETING": str(place.root / "meeting")}
+    ranks = [place.start(RANK, python=frameworks, RANK=str(rank), **variables) for rank in (0, 1)]
+    for rank in ranks:
+        out, err = rank.communicate(timeout=240)
+        assert out == "4 True False True\n", err
+    assert place.names() == ["step-000000003", "step-000000004"]
+
+
+def test_the_end_of_a_rank_waits_for_a_thread_that_still_holds_the_tensor_of_an_agreement(
     place: Place, frameworks: Path
 ) -> None:
-    meeting = str(place.root / "meeting")
-    ranks = [
-        place.start(RANK, python=frameworks, RANK=str(rank), MEETING=meeting) for rank in (0, 1)
-    ]
-    read_until(ranks[1], "step 3")
-    ranks[1].send_signal(signal.SIGTERM)
-    ends = [rank.communicate(timeout=240)[0].splitlines()[-1] for rank in ranks]
-    assert ends[0] == ends[1]
-    assert place.names() == [f"step-{int(ends[0].split()[-1]):09d}"]
+    """A thread of Gloo that releases it while the interpreter ends aborts the process."""
+    program = """
+        import atexit, os, threading, time, torch
+        from runctl.hooks.pytorch import any_rank
+        child = os.fork()
+        held, all_reduce = [], torch.distributed.all_reduce
+        if child:
+            atexit.register(lambda: print("held:", len(held), flush=True))  # runs last
+        torch.distributed.init_process_group("gloo", init_method="file://" + os.environ["MEETING"],
+                                             rank=int(child == 0), world_size=2)
+        def hold(tensor, **options):
+            held.append(tensor)
+            all_reduce(tensor, **options)
+        torch.distributed.all_reduce = hold
+        assert any_rank(False, child == 0) == (False, True)
+        assert any_rank(False, False) == (False, False)
+        torch.distributed.barrier()
+        if child:
+            os.wait()
+            threading.Thread(target=lambda: (time.sleep(0.3), held.clear()), daemon=True).start()
+        else:
+            held.clear()
+    """
+    assert place.run(program, python=frameworks, MEETING=str(place.root / "meeting")) == "held: 0\n"
 
 
 def test_all_ranks_of_lightning_stop_when_the_first_hears_sigterm(
@@ -144,6 +173,20 @@ class GangNode:
         return NodeFacts(node=node, is_own=True, step_seconds=0.1)
 
 
+def wait_for_launchers(nodes: list[GangNode]) -> None:
+    """Wait for all launchers, or for the first that fails: the others wait for that one longer."""
+
+    def have_ended() -> bool:
+        codes = [node.launcher.poll() for node in nodes]
+        return None not in codes or any(codes)
+
+    wait_until(have_ended, 240)
+    for node in nodes:
+        if node.launcher.returncode is not None:
+            _, err = node.launcher.communicate()
+            assert node.launcher.returncode == 0, err
+
+
 def test_ranks_of_two_nodes_are_seen_hang_and_stop_together(place: Place, frameworks: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -168,9 +211,7 @@ def test_ranks_of_two_nodes_are_seen_hang_and_stop_together(place: Place, framew
 
     os.kill(workers[1], signal.SIGCONT)
     os.kill(workers[1], signal.SIGTERM)
-    for node in nodes:
-        _, err = node.launcher.communicate(timeout=240)
-        assert node.launcher.returncode == 0, err
+    wait_for_launchers(nodes)
     ends = [(place.root / f"end-{rank}").read_text() for rank in (0, 1)]
     assert ends[0] == ends[1]
     assert ends[0].endswith("True")
