@@ -47,8 +47,9 @@ class AttemptLedger(CheckpointLedger):
         absent = [name for name in ("warm_instance", "kept") if name not in values]
         removal = " REMOVE " + ", ".join(f"#{name}" for name in absent)
         assignments = ", ".join(f"#{name} = :{name}" for name in values)
-        self._table.transact(
-            self._update_live_run(run_id, "SET #last_attempt = :number", {"number": number}),
+        self._transact_of_live_run(
+            run_id,
+            number,
             update_of(
                 identity.attempt_key(run_id, number),
                 update="SET #run_id = :run_id, #number = :number, #stage = :launching, "

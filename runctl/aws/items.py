@@ -52,7 +52,8 @@ OLD_STAGES = {"training": AttemptStage.RUNNING}
 # read. Changes of an attempt update the attributes whichever version the item has.
 SUMMARY_VERSION = 1
 SUMMARY_ATTRIBUTES = (
-    "last_attempt", "last_pool", "running_attempts", "is_recovering", "interruptions", "failures",
+    "last_attempt", "last_pool", "pool_attempt", "running_attempts", "is_recovering",
+    "interruptions", "failures",
 )  # fmt: skip
 
 
@@ -150,6 +151,7 @@ def summary_values(summary: AttemptsSummary) -> Item:
         "summary_version": SUMMARY_VERSION,
         "last_attempt": summary.last or None,
         "last_pool": summary.pool or None,
+        "pool_attempt": summary.pool_attempt or None,
         "running_attempts": set(summary.running) or None,
         "is_recovering": summary.is_recovering or None,
         "interruptions": summary.interruptions or None,
@@ -163,6 +165,7 @@ def _summary(item: Mapping[str, Any]) -> AttemptsSummary | None:
     return AttemptsSummary(
         last=whole_number_of(item, "last_attempt") or 0,
         pool=item.get("last_pool", ""),
+        pool_attempt=whole_number_of(item, "pool_attempt") or 0,
         running=frozenset(int(number) for number in item.get("running_attempts", ())),
         is_recovering=bool(item.get("is_recovering")),
         interruptions=whole_number_of(item, "interruptions") or 0,

@@ -37,14 +37,15 @@ class NodeLedger(AttemptLedger):
         Those that are `kept` come first; events about them are those of this attempt from here.
         """
         instances = [*kept, *(KeptNode(instance_id, pool) for instance_id in instance_ids)]
-        first = instances[0].pool
-        self._table.transact(
-            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": first}),
+        self._transact_of_live_run(
+            run_id,
+            number,
             *launch_of(run_id, number, instances=instances, now=now),
             *(
                 put_of(owner_of(NodeId(run_id, number, rank), instance.instance_id))
                 for rank, instance in enumerate(instances)
             ),
+            pool=instances[0].pool,
         )
         return self._attempt_of_live_run(run_id, number)
 
@@ -61,8 +62,9 @@ class NodeLedger(AttemptLedger):
         """Give the attempt an existing instance unless another attempt has it."""
         node = NodeId(run_id, number, 0)
         owner = instead_of or node
-        self._table.transact(
-            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": pool}),
+        self._transact_of_live_run(
+            run_id,
+            number,
             *launch_of(run_id, number, instances=[KeptNode(instance_id, pool)], now=now),
             put_of(
                 owner_of(node, instance_id),
@@ -70,6 +72,7 @@ class NodeLedger(AttemptLedger):
                 "OR (#run_id = :owner AND #number = :owners_number)",
                 values={"owner": owner.run_id, "owners_number": owner.attempt},
             ),
+            pool=pool,
         )
         return self._attempt_of_live_run(run_id, number)
 

@@ -7,6 +7,7 @@ from typing import Any
 from runctl.aws.attributes import Item, text_of
 from runctl.aws.ends import set_end
 from runctl.aws.items import image_text, read_run, run_item
+from runctl.aws.summaries import note_attempt
 from runctl.aws.table import Table, expressions, put_of, update_of
 from runctl.model import identity
 from runctl.model.errors import NotFoundError, RequestError
@@ -221,10 +222,14 @@ class RunLedger:
             values={"run_id": run_id},
         )
 
-    def _update_live_run(self, run_id: str, update: str, values: Mapping[str, Any]) -> Item:
-        return update_of(
-            identity.run_key(run_id),
-            update=update,
-            condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
-            values=values,
-        )
+    def _transact_of_live_run(
+        self, run_id: str, number: int, *writes: Item, pool: str | None = None
+    ) -> None:
+        """Write to an attempt of a run that has not ended, and keep the run's summary up to date.
+
+        The summary stays as it is if it already describes a later attempt: a function may be so
+        slow that another one opens or launches the next attempt meanwhile.
+        """
+        first, overtaken = note_attempt(run_id, number, pool=pool)
+        if not self._table.transact(first, *writes):
+            self._table.transact(overtaken, *writes)

@@ -9,6 +9,33 @@ from runctl.model.outcome import Outcome, OutcomeKind, is_own_failure
 from runctl.model.run import INTERRUPTIONS
 
 
+def note_attempt(run_id: str, number: int, *, pool: str | None = None) -> tuple[Item, Item]:
+    """Return the two forms of the part that requires a live run and notes its last attempt.
+
+    With a `pool`, it notes the last attempt that was launched. The first form fails if a later
+    attempt is noted already; the second requires that, and changes nothing.
+    """
+    noted: dict[str, Any] = {"last_attempt": number}
+    if pool is not None:
+        noted = {"pool_attempt": number, "last_pool": pool}
+    name = next(iter(noted))
+    is_live = "attribute_exists(#pk) AND attribute_not_exists(#ended)"
+    return (
+        update_of(
+            identity.run_key(run_id),
+            update="SET " + ", ".join(f"#{each} = :{each}" for each in noted),
+            condition=f"{is_live} AND (attribute_not_exists(#{name}) OR #{name} <= :{name})",
+            values=noted,
+        ),
+        update_of(
+            identity.run_key(run_id),
+            update=f"SET #{name} = #{name}",
+            condition=f"{is_live} AND #{name} > :{name}",
+            values={name: number},
+        ),
+    )
+
+
 def count_end(run_id: str, number: int, outcome: Outcome) -> Item:
     """Return the part of the transaction that counts the end of an attempt in its run's summary."""
     counts = {

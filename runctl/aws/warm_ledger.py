@@ -103,8 +103,9 @@ class WarmLedger(NodeLedger):
         """
         node = NodeId(run_id, number, 0)
         old = _node_values(warm.node)
-        self._table.transact(
-            self._update_live_run(run_id, "SET #last_pool = :pool", {"pool": warm.pool}),
+        self._transact_of_live_run(
+            run_id,
+            number,
             *launch_of(run_id, number, instances=[KeptNode(warm.instance_id, warm.pool)], now=now),
             put_of(owner_of(node, warm.instance_id), condition=_IS_NODE, values=old),
             update_of(
@@ -121,6 +122,7 @@ class WarmLedger(NodeLedger):
                     **old,
                 },
             ),
+            pool=warm.pool,
         )
         return self._attempt_of_live_run(run_id, number)
 

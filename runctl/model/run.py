@@ -26,13 +26,14 @@ class AttemptsSummary:
     """A summary of a run's attempts, stored on the run's item so that a list needs no query a run.
 
     `last` is the number of the last attempt, 0 before the first, and `pool` the pool of the last
-    that was launched, that of its first node. `running` are the numbers of those that have the task
-    token and have not ended; `is_recovering` says that an attempt ended for another reason than
-    missing capacity.
+    that was launched, that of its first node; `pool_attempt` is the number of that one. `running`
+    are the numbers of those that have the task token and have not ended; `is_recovering` says that
+    an attempt ended for another reason than missing capacity.
     """
 
     last: int = 0
     pool: str = ""
+    pool_attempt: int = 0
     running: frozenset[int] = frozenset()
     is_recovering: bool = False
     interruptions: int = 0
@@ -342,9 +343,11 @@ def _first_pool(attempt: Attempt) -> str:
 def summarize(attempts: Sequence[Attempt]) -> AttemptsSummary:
     """Summarize a run's attempts, given in the order of their numbers."""
     ends = [attempt.ended for attempt in attempts if attempt.ended is not None]
+    launched = next(filter(_first_pool, reversed(attempts)), None)
     return AttemptsSummary(
         last=attempts[-1].number if attempts else 0,
-        pool=next(filter(None, map(_first_pool, reversed(attempts))), ""),
+        pool=_first_pool(launched) if launched else "",
+        pool_attempt=launched.number if launched else 0,
         running=frozenset(
             attempt.number for attempt in attempts if attempt.stage is AttemptStage.RUNNING
         ),

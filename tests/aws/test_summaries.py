@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runctl.aws.ledger import DynamoLedger
+from runctl.model.errors import RunEndedError
 from runctl.model.identity import attempt_key, run_key
-from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import AttemptsSummary, AttemptStage, Launched, summarize
 from tests.aws.conftest import make_table
 from tests.aws.test_ledger import LATER, LOST, NOW, a_run, launched, training
@@ -18,6 +19,8 @@ OUTCOMES = [Outcome(kind=kind) for kind in OutcomeKind]
 OUTCOMES.append(Outcome(kind=OutcomeKind.FAILED, exit_code=1))
 MOVES = st.one_of(
     st.sampled_from(["open", "try again", "launch", "train", "train"]),
+    # Slow functions, which others have overtaken.
+    st.tuples(st.integers(1, 4), st.sampled_from(["try again", "launch"])),
     st.tuples(st.integers(1, 4), st.sampled_from(OUTCOMES)),
 )
 
@@ -26,17 +29,22 @@ def move(ledger, change):
     """Make one of the changes that control functions make, if they would make it."""
     attempts = ledger.attempts("run-1")
     number = attempts[-1].number if attempts else 0
+    if isinstance(change, tuple):
+        if change[0] > number:
+            return
+        number, change = change
     if change == "open" and (not attempts or attempts[-1].stage is not AttemptStage.LAUNCHING):
         ledger.open_attempt("run-1", number + 1, launch_try=1, source=Launched("a"), now=NOW)
     elif change == "try again" and attempts:
         ledger.open_attempt("run-1", number, launch_try=2, source=Launched("b"), now=NOW)
     elif change == "launch" and attempts:
         pool = f"m5.large/zone-{number % 2}/spot"
-        ledger.record_launch("run-1", number, instance_ids=["i-1"], pool=pool, now=NOW)
+        ids = [f"i-{number}"]
+        ledger.record_launch("run-1", number, instance_ids=ids, pool=pool, now=NOW)
     elif change == "train" and attempts and attempts[-1].instance_ids:
         ledger.record_token("run-1", number, token="t", execution_arn="arn:run-1", now=NOW)
-    elif isinstance(change, tuple) and change[0] <= number:
-        ledger.end_attempt("run-1", change[0], outcome=change[1], now=NOW)
+    elif isinstance(change, Outcome):
+        ledger.end_attempt("run-1", number, outcome=change, now=NOW)
 
 
 def test_summary_follows_the_attempts_in_every_order(aws):
@@ -73,11 +81,39 @@ def test_run_of_an_earlier_version_has_no_summary_until_it_is_refreshed(ledger):
     assert ledger.find_run("run-1").summary is None
     assert ledger.refresh_summary("run-1")
     assert ledger.find_run("run-1").summary == AttemptsSummary(
-        last=1, pool="m5.large/z/spot", is_recovering=True, interruptions=1
+        last=1, pool="m5.large/z/spot", pool_attempt=1, is_recovering=True, interruptions=1
     )
     assert not ledger.refresh_summary("run-1")
     training(ledger, 2)
     assert ledger.find_run("run-1").summary == summarize(ledger.attempts("run-1"))
+
+
+def test_slow_functions_change_their_attempt_but_not_the_summary_of_a_later_one(ledger):
+    ledger.create_run(a_run())
+    for number in (1, 2):
+        ledger.open_attempt("run-1", number, launch_try=1, source=Launched("a"), now=NOW)
+    ledger.record_launch("run-1", 2, instance_ids=["i-2"], pool="m5.large/b/spot", now=NOW)
+    tried = ledger.open_attempt("run-1", 1, launch_try=2, source=Launched("b"), now=NOW)
+    assert tried.launch_try == 2
+    slow = ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="m5.large/a/spot", now=NOW)
+    assert slow.instance_ids == ("i-1",)
+    summary = ledger.find_run("run-1").summary
+    assert (summary.last, summary.pool) == (2, "m5.large/b/spot")
+    assert summary == summarize(ledger.attempts("run-1"))
+
+
+def test_slow_function_changes_nothing_of_a_run_that_has_ended(ledger):
+    ledger.create_run(a_run())
+    for number in (1, 2):
+        ledger.open_attempt("run-1", number, launch_try=1, source=Launched("a"), now=NOW)
+    ledger.end_run("run-1", status=RunStatus.STOPPED, reason="", now=NOW)
+    before = ledger.attempts("run-1")
+    with pytest.raises(RunEndedError):
+        ledger.open_attempt("run-1", 1, launch_try=2, source=Launched("b"), now=NOW)
+    with pytest.raises(RunEndedError):
+        ledger.record_launch("run-1", 1, instance_ids=["i-1"], pool="m5.large/a/spot", now=NOW)
+    assert ledger.attempts("run-1") == before
+    assert ledger.find_instance("i-1") is None
 
 
 class Table:

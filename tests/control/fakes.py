@@ -42,6 +42,7 @@ from runctl.model.root_volume import RootVolume
 from runctl.model.run import (
     INTERRUPTIONS,
     Attempt,
+    AttemptsSummary,
     AttemptStage,
     KeptNode,
     Run,
@@ -209,7 +210,7 @@ class MemoryLedger:
                 source=source,
                 nodes=tuple(Node(run_id=run_id, attempt=number, rank=at) for at in range(count)),
             )
-            self._summarize(run_id, last=number)
+            self._note_attempt(run_id, number)
         return self.attempt_items[run_id, number]
 
     def record_launch(
@@ -243,7 +244,7 @@ class MemoryLedger:
                 nodes=tuple(nodes),
             )
             self.instances |= {node.instance_id: node.node_id for node in nodes}
-            self._summarize(run_id, pool=nodes[0].pool)
+            self._note_attempt(run_id, number, pool=nodes[0].pool)
         return self.attempt_items[run_id, number]
 
     def record_existing_instance(
@@ -319,6 +320,13 @@ class MemoryLedger:
             return False
         self.runs[run_id] = replace(run, summary=found)
         return True
+
+    def _note_attempt(self, run_id: str, number: int, *, pool: str | None = None) -> None:
+        summary = self._run(run_id).summary or AttemptsSummary()
+        if pool is None and number >= summary.last:
+            self._summarize(run_id, last=number)
+        elif pool is not None and number >= summary.pool_attempt:
+            self._summarize(run_id, pool=pool, pool_attempt=number)
 
     def _summarize(self, run_id: str, **changes: object) -> None:
         run = self._run(run_id)

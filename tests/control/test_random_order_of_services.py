@@ -48,10 +48,6 @@ class Serving(Training):
             newest = max(self.live_agents(), key=lambda agent: agent.attempt, default=None)
             if newest is None or self.machine_of(newest).pool.market != "spot":
                 return
-            # A launch that is recorded after that of its replacement leaves its own pool in the
-            # summary, which only reconciliation corrects.
-            if not self.world.ledger.find_attempt(RUN, newest.attempt).was_launched:
-                return
             newest.noticed = True
             self.deliver({"kind": "warning", "instance_id": newest.instance_id}, None)
         for agent in self.live_agents():
