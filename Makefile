@@ -8,7 +8,7 @@ export CDK_DISABLE_VERSION_CHECK := 1
 # Hundreds of processes import the same modules, which each would compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup system-packages demo test test-fast soak fuzz check format lock synth bench gpu-check wheel image docs docs-site recording clean
+.PHONY: help setup system-packages demo test test-machine test-fast soak fuzz check format lock synth bench gpu-check wheel image docs docs-site recording clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -84,9 +84,31 @@ build/image/npm/.downloaded: package-lock.json node_modules/.installed
 	  "aws-cdk@$$(node -p "require('./package.json').dependencies['aws-cdk']")"
 	@touch $@
 
+# What the machines of tests/machine boot from: systemd and what Ubuntu's images have, on the packages
+# of the image. A machine changes an overlay, never this folder. An engine would run at each boot, so
+# the test that needs it starts it.
+MACHINE_PACKAGES := systemd systemd-sysv dbus udev libpam-systemd iproute2 nftables kmod needrestart \
+	  unattended-upgrades cron docker.io
+build/machine/.installed: build/image/base.tar
+	rm -rf build/machine
+	mkdir -p build/machine/root
+	tar -C build/machine/root -xpf build/image/base.tar
+	@cd build/machine/root; \
+	cp /etc/resolv.conf etc/resolv.conf; \
+	printf 'path-exclude=/usr/share/%s/*\n' man doc locale > etc/dpkg/dpkg.cfg.d/machine; \
+	echo force-unsafe-io >> etc/dpkg/dpkg.cfg.d/machine; \
+	printf '#!/bin/sh\nexit 101\n' > usr/sbin/policy-rc.d; chmod 755 usr/sbin/policy-rc.d; \
+	[ -e dev/null ] || mknod -m 666 dev/null c 1 3; \
+	chroot . sh -c 'export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && \
+	  apt-get -qq install --yes --no-install-recommends $(MACHINE_PACKAGES) && apt-get clean && \
+	  systemctl disable docker.service docker.socket containerd.service' \
+	  > ../install.log 2>&1 || { tail -n 20 ../install.log; exit 1; }; \
+	rm -rf usr/sbin/policy-rc.d etc/resolv.conf var/lib/apt/lists/*
+	@touch $@
+
 IMAGE_PARTS := build/image/base.tar build/image/wheels/.downloaded build/image/npm/.downloaded
 
-# What the tests need from the system: a browser for the pages that attack the local cloud, a Docker
+# What the tests need from the system: systemd-nspawn for the real machines, a browser for the pages that attack the local cloud, a Docker
 # engine for the container image and for training in containers, a registry and a shell for the images
 # of the tests. Only root can install and use them, on Debian and its derivatives; others run the
 # rest, except with CI=true.
@@ -99,6 +121,8 @@ system-packages:  ## as root, install what the tests need from the system
 	command -v debootstrap > /dev/null || missing="$$missing debootstrap"; \
 	command -v docker-registry > /dev/null || missing="$$missing docker-registry"; \
 	command -v busybox > /dev/null || missing="$$missing busybox-static"; \
+	command -v systemd-nspawn > /dev/null || missing="$$missing systemd-container"; \
+	command -v ip > /dev/null || missing="$$missing iproute2"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  if [ -n "$$missing" ]; then \
 	    echo "installing $$missing"; \
@@ -107,9 +131,10 @@ system-packages:  ## as root, install what the tests need from the system
 	      apt-get -qq install --yes --no-install-recommends $$missing; \
 	    } > build/apt-get.log 2>&1 || { cat build/apt-get.log; exit 1; }; \
 	  fi; \
-	  $(MAKE) --silent --no-print-directory $(IMAGE_PARTS) || exit 1; \
+	  $(MAKE) --silent --no-print-directory $(IMAGE_PARTS) build/machine/.installed || exit 1; \
 	else \
 	  left_out="tests of containers (docker.io, docker-registry, busybox-static, debootstrap)"; \
+	  left_out="$$left_out, tests on real machines (systemd-container, debootstrap)"; \
 	  case "$$missing" in chromium*) \
 	    left_out="$$left_out, tests in a browser (chromium-headless-shell)";; esac; \
 	fi; \
@@ -130,6 +155,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=25
 test: setup build/frameworks/.installed system-packages  ## all tests, the end-to-end ones included
 	$(PYTEST) -n 4 || \
 	$(PYTEST) -p tests.plugins.reruns --last-failed --last-failed-no-failures none
+
+test-machine: setup system-packages  ## the tests on real machines that systemd boots, as root
+	CI=true $(PYTEST) tests/machine
 
 test-fast: setup  ## the tests without real instances
 	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"

@@ -1,4 +1,4 @@
-"""Which tests share a worker, and what begins first, when several workers run them."""
+"""Which tests share a worker, what begins first, and the deployed system that folders share."""
 
 from __future__ import annotations
 
@@ -39,9 +39,36 @@ def create_methods(creator: ClientCreator, service: Any) -> dict[str, Any]:
 
 ClientCreator._create_methods = create_methods
 
+
+@pytest.fixture(scope="session")
+def testbed(tmp_path_factory: pytest.TempPathFactory):
+    """Deploy the real template to a fresh local cloud, and take it down at the end.
+
+    The permissions of every role are enforced.
+    """
+    from runctl.local import daemon
+    from runctl.local.deploy import deploy
+    from tests.e2e.testbed import PROJECT, Testbed
+
+    home: Path = tmp_path_factory.mktemp("cloud")
+    endpoint = daemon.start(
+        home,
+        die_with_parent=True,
+        own_disks=True,
+        # Tests open a trainer's gate by a file below their tmp_path.
+        shared_folders=[tmp_path_factory.getbasetemp()],
+        environment={"SFN_WAIT_SCALE": "0.02"},
+    )
+    try:
+        deploy(endpoint, project=PROJECT, context={"secrets": "e2e/*", "parameters": "/e2e/*"})
+        yield Testbed(endpoint)
+    finally:
+        daemon.stop(home)
+
+
 # What is set up once for a whole folder (the synthesized templates, the frameworks' models) should
 # not be set up by every worker.
-TOGETHER = ("training", "local", "workflow", "infra")
+TOGETHER = ("training", "local", "machine", "workflow", "infra")
 # The end-to-end tests in four parts, each with a local cloud, which take about as long; meanwhile
 # the other worker computes.
 INTERRUPTIONS, KINDS, OTHERS = "e2e interruptions", "e2e kinds", "e2e others"
@@ -68,6 +95,7 @@ FIRST = (
     OTHERS,
     GANGS,
     KINDS,
+    "machine",
     "training",
     "image",
     "cli/test_on_the_local_cloud.py",

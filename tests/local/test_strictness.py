@@ -182,6 +182,8 @@ def test_the_default_error_applies_in_any_order_of_settings(cloud: Cloud) -> Non
         (lambda admin: admin.set_knobs(boot_delay=True), "is not a float"),
         (lambda admin: admin.set_knobs(keep_roots=1), "is not a bool"),
         (lambda admin: admin.set_knobs(environment={"A": 1}), "environment: A=1"),
+        (lambda admin: admin.set_knobs(first_process="init.py"), "first_process: 'init.py'"),
+        (lambda admin: admin.set_knobs(first_process="/no/such.py"), "first_process: '/no/such"),
         (
             lambda admin: admin.set_knobs(drop_events=["EC2 Spot Instance Interuption Warning"]),
             "EC2 Spot Instance Interruption Warning",

@@ -23,6 +23,7 @@ class Knobs:
     keep_roots: bool = True
     disk_bytes: int = 0
     own_networks: bool = False
+    first_process: str = ""
     shared_folders: list[str] = field(default_factory=list)
     heartbeat_scale: float = 1.0
     wait_scale: float = 1.0
@@ -79,6 +80,11 @@ def _check_shared_folders(value: list[Any]) -> None:
             raise ValueError(f"shared_folders: {folder!r} is not the absolute path of a folder")
 
 
+def _check_first_process(value: str) -> None:
+    if value and not (Path(value).is_absolute() and Path(value).is_file()):
+        raise ValueError(f"first_process: {value!r} is not the absolute path of a file")
+
+
 def _check_quotas(value: dict[Any, Any]) -> None:
     for code, allowed in value.items():
         if code not in QUOTAS:
@@ -126,6 +132,7 @@ BUILD_EVENT = "CodeBuild Build State Change"
 _MAX_LISTED = 20
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "environment": _check_environment,
+    "first_process": _check_first_process,
     "shared_folders": _check_shared_folders,
     "vcpu_quotas": _check_quotas,
     "drop_events": _check_event_list,

@@ -103,6 +103,7 @@ class InstanceRunner:
             instance,
             self.python,
             self._settings(instance, network),
+            program=self.knobs.first_process,
             descriptors=[network.namespace] if network else [],
         )
         if not instance.is_alive:  # terminated while it booted

@@ -13,7 +13,7 @@ import runctl
 from runctl.local.core.instance import Instance
 
 PACKAGE_ROOT = Path(runctl.__file__).parents[1]
-_START = (
+_GUEST = (
     f"import sys; sys.path.insert(0, {str(PACKAGE_ROOT)!r}); "
     "from runctl.local.guest.init import main; main()"
 )
@@ -43,12 +43,17 @@ class Supervisor:
         python: str,
         settings: dict[str, Any],
         *,
+        program: str = "",
         descriptors: Sequence[int] = (),
     ) -> None:
-        """Start the process, which inherits some descriptors, and send it its settings."""
+        """Start the process, which inherits some descriptors, and send it its settings.
+
+        `program` is a file of Python to run instead of `runctl.local.guest.init`.
+        """
+        start = [program] if program else ["-c", _GUEST]
         with (instance.root / "var/log/supervisor.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(python, "-I", "-S", "-c", _START, instance.instance_id),
+                *(python, "-I", "-S", *start, instance.instance_id),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
