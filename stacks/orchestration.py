@@ -221,6 +221,7 @@ class OrchestrationStack(Stack):
             can.machine_statuses(),
             can.reports(),
             can.delete_fleets(),
+            can.end_lendings(),
             can.delete_images(),
             oldest_event=RECONCILE_EVERY,
         )

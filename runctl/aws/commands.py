@@ -12,7 +12,6 @@ from botocore.exceptions import ClientError
 from runctl.aws.errors import code_of, translated
 from runctl.model.errors import RefusedError, TransientError
 from runctl.model.excerpt import last_part
-from runctl.model.identity import EXISTING_TAG
 
 # How long SSM may try to reach the instance; 30 is the minimum that it accepts.
 DELIVERY_SECONDS = 30
@@ -76,29 +75,20 @@ class SsmCommands:
         if deadline is not None:
             text = deadline.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
             parameters["deadline"] = [text]
-        return bool(self._send(instance_id, self._document, parameters, is_tagged=True))
+        return bool(self._send(instance_id, self._document, parameters))
 
-    def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
+    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
         """Start the agent for an attempt on an existing instance; False when SSM does not reach it.
-
-        `is_tagged` says that the machine has the tag that permits this.
 
         A command whose answer was lost may be sent again: the machine recognizes it by the run and
         the attempt. An agent that fails to start cannot report it, so this waits a moment for the
         result; a RefusedError quotes its output. A start that takes longer counts as successful.
         """
-        try:
-            command_id = self._send(
-                instance_id,
-                self._start_document,
-                {"action": ["start"], "run": [run_id], "attempt": [str(attempt)]},
-                is_tagged=is_tagged,
-            )
-        except RefusedError as exc:
-            raise RefusedError(
-                f"cannot receive commands: {exc}. If the machine is yours, permit commands: "
-                f"aws ec2 create-tags --resources {instance_id} --tags Key={EXISTING_TAG},Value=yes"
-            ) from exc
+        command_id = self._send(
+            instance_id,
+            self._start_document,
+            {"action": ["start"], "run": [run_id], "attempt": [str(attempt)]},
+        )
         if not command_id:
             return False
         result = self._await(command_id, instance_id)
@@ -119,18 +109,11 @@ class SsmCommands:
             time.sleep(LOOK_EVERY.total_seconds())
         return None
 
-    def _send(
-        self,
-        instance_id: str,
-        document: str,
-        parameters: dict[str, list[str]],
-        *,
-        is_tagged: bool,
-    ) -> str:
+    def _send(self, instance_id: str, document: str, parameters: dict[str, list[str]]) -> str:
         """Return the command's id, or an empty text when SSM does not reach the instance.
 
-        The permission requires a tag on the instance. SSM also refuses a command to an instance
-        that has the tag but has not registered yet; only `is_tagged` distinguishes the two cases.
+        The permission requires a tag on the instance, which SSM does not know before the instance
+        has registered: it then refuses the command for lack of permission.
         """
         with translated():
             try:
@@ -144,8 +127,8 @@ class SsmCommands:
                 # Until the SSM agent has registered, and again once the instance is gone.
                 if code_of(exc) == "InvalidInstanceId":
                     return ""
-                if is_tagged and code_of(exc) in NOT_PERMITTED:
-                    # If the role lacks the permission altogether, this is the only trace of it.
+                if code_of(exc) in NOT_PERMITTED:
+                    # If the tag has gone, or the role lacks the permission, this is its only trace.
                     logger.warning("%s is not registered with SSM, or: %s", instance_id, exc)
                     return ""
                 raise

@@ -17,6 +17,7 @@ from runctl.aws.type_networks import describe_networks
 from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.identity import (
     DEPLOYMENT_TAG,
+    EXISTING_TAG,
     KEEP_ALIVE_TAG,
     RUN_TAG,
 )
@@ -51,7 +52,7 @@ class Ec2Fleet:
         `root_volumes` are those of the launch templates, as far as they are known.
         """
         self._client = client
-        self._deployment = deployment
+        self.deployment = deployment
         self.own_images = frozenset(own_images)
         self.limits = limits or DeploymentLimits()
         self._root_volumes = dict(root_volumes or {})
@@ -177,7 +178,7 @@ class Ec2Fleet:
             self._find(
                 [
                     {"Name": f"tag:{RUN_TAG}", "Values": [run_id]},
-                    {"Name": f"tag:{DEPLOYMENT_TAG}", "Values": [self._deployment]},
+                    {"Name": f"tag:{DEPLOYMENT_TAG}", "Values": [self.deployment]},
                     {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
                 ]
             )
@@ -198,6 +199,30 @@ class Ec2Fleet:
                 ]
             )
         )
+
+    def find_lent(self) -> list[Machine]:
+        """Return the live machines that carry the tag of lending, to whichever deployment."""
+        return list(
+            self._find(
+                [
+                    {"Name": "tag-key", "Values": [EXISTING_TAG]},
+                    {"Name": "instance-state-name", "Values": list(LIVE_STATES)},
+                ]
+            )
+        )
+
+    def end_lending(self, machine: Machine) -> None:
+        """Remove the tag that permits commands to a machine.
+
+        EC2 keeps a tag whose value has changed since: its owner has just renewed it.
+        """
+        tag = {"Key": EXISTING_TAG, "Value": machine.tags[EXISTING_TAG]}
+        with translated():
+            try:
+                self._client.delete_tags(Resources=[machine.instance_id], Tags=[tag])
+            except ClientError as exc:
+                if code_of(exc) != "InvalidInstanceID.NotFound":
+                    raise
 
     def find_fleets(self) -> list[InstantFleet]:
         """Return this deployment's fleets, including deleted ones that EC2 still lists."""
@@ -228,7 +253,7 @@ class Ec2Fleet:
             reason=instance.get("StateReason", {}).get("Code", ""),
             launched_at=instance.get("LaunchTime"),
             tags=tags,
-            is_foreign=tags.get(DEPLOYMENT_TAG, self._deployment) != self._deployment,
+            is_foreign=tags.get(DEPLOYMENT_TAG, self.deployment) != self.deployment,
         )
 
     def terminate(self, instance_ids: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from runctl.aws.commands import CommandResult, read_result
 from runctl.aws.errors import code_of, translated
 from runctl.aws.fleet import Ec2Fleet
 from runctl.model.identity import DEPLOYMENT_TAG, EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.lending import Lending
 from runctl.model.pool import Pool
 
 # How long SSM may try to reach the instance.
@@ -24,12 +25,17 @@ class ExistingInstances:
         self._ec2 = ec2
         self._ssm = ssm
 
-    def permit(self, instance_id: str) -> None:
+    def lend(self, instance_id: str, lending: Lending) -> None:
         """Tag the instance, so that the deployment's functions may command it."""
         with translated():
             self._ec2.create_tags(
-                Resources=[instance_id], Tags=[{"Key": EXISTING_TAG, "Value": "yes"}]
+                Resources=[instance_id], Tags=[{"Key": EXISTING_TAG, "Value": lending.value}]
             )
+
+    def end_lending(self, instance_id: str) -> None:
+        """Remove the tag, whatever its value; without one, nothing happens."""
+        with translated():
+            self._ec2.delete_tags(Resources=[instance_id], Tags=[{"Key": EXISTING_TAG}])
 
     def is_registered(self, instance_id: str) -> bool:
         """Whether its SSM agent has registered and can be reached."""
@@ -64,17 +70,25 @@ class ExistingInstances:
 
 
 def creation_request(
-    fleet: Ec2Fleet, pools: Sequence[Pool], *, token: str, name: str, keep_until: datetime
+    fleet: Ec2Fleet,
+    pools: Sequence[Pool],
+    *,
+    token: str,
+    name: str,
+    keep_until: datetime,
+    owner: str,
 ) -> str:
     """Return the exact CreateFleet request for one machine that waits for runs.
 
     It is an attempt's request with other tags. The fleet carries the tag of a run that does not
     exist, so that reconciliation deletes it once the machine is gone. By `token`, a repeated
-    request finds what the first one launched.
+    request finds what the first one launched. `owner` lends it to the deployment for as long as it
+    is kept.
     """
     request = json.loads(fleet.build_request(run_id=token, attempt=0, launch_try=1, pools=pools))
     until = keep_until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    tags = {"Name": name, KEEP_ALIVE_TAG: until, EXISTING_TAG: "yes"}
+    lending = Lending(deployment=fleet.deployment, until=keep_until, owner=owner)
+    tags = {"Name": name, KEEP_ALIVE_TAG: until, EXISTING_TAG: lending.value}
     for specification in request["TagSpecifications"]:
         own = {"Name": name, RUN_TAG: token} if specification["ResourceType"] == "fleet" else tags
         specification["Tags"] = [

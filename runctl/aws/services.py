@@ -158,6 +158,14 @@ class AwsServices:
         return ExistingInstances(ec2=self.clients.get("ec2"), ssm=self.clients.get("ssm"))
 
     @cached_property
+    def caller_arn(self) -> str:
+        """The ARN of whoever calls AWS; every caller may ask for its own."""
+        from runctl.aws.errors import translated
+
+        with translated():
+            return str(self.clients.get("sts").get_caller_identity()["Arn"])
+
+    @cached_property
     def quotas(self) -> Ec2Quotas:
         """The account's quotas, and the sizes of instance types."""
         from runctl.aws.quotas import Ec2Quotas

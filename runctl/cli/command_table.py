@@ -133,6 +133,11 @@ AWS = _group(
             "Launch an instance that waits for runs, and terminates itself when its time is up.",
         ),
         DeferredCommand(
+            "aws.lend:lend",
+            "lend",
+            "Show whether runs may start on an existing instance and until when; set or end that.",
+        ),
+        DeferredCommand(
             "aws.terminate:terminate",
             "terminate",
             "Terminate an instance that runctl launched.",

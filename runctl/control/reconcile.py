@@ -8,6 +8,7 @@ from typing import Any
 
 from runctl.control.check_machines import check_machines
 from runctl.control.clean_up import clean_up
+from runctl.control.end_lendings import end_expired_lendings
 from runctl.control.ending_groups import end_abandoned_group
 from runctl.control.instance_lookup import machines_by_run
 from runctl.control.ports.services import Services
@@ -25,13 +26,14 @@ FLEETS = "fleets"
 GROUPS = "groups"
 CHECKS = "status checks"
 IMAGES = "images"
+LENDINGS = "lendings"
 
 
 def reconcile(services: Services) -> ReconcileResult:
     """Clean up after executions that ended unnoticed, end unwanted machines, delete spent fleets.
 
-    The status checks of live attempts' machines are examined, too, and images of builds that
-    nothing has used for long are deleted.
+    The status checks of live attempts' machines are examined, too, images of builds that nothing
+    has used for long are deleted, and the tags of existing machines that are no longer lent.
 
     Safe to repeat, and to run concurrently with everything else. A run that cannot be reconciled,
     for whatever reason, is returned under `failed` and does not keep the others from it; the same
@@ -61,6 +63,9 @@ def reconcile(services: Services) -> ReconcileResult:
         terminated += ended or []
     # A machine that was terminated just now keeps its fleet until it is found gone.
     deleted = _try(failed, FLEETS, partial(_delete_spent, services, failed)) or []
+    no_longer_lent = _try(
+        failed, LENDINGS, lambda: end_expired_lendings(services, partial(_try, failed))
+    )
     images = _try(failed, IMAGES, partial(_delete_unused, services, failed, unsettled)) or ()
     return ReconcileResult(
         runs=len(unsettled),
@@ -71,6 +76,7 @@ def reconcile(services: Services) -> ReconcileResult:
         terminated=tuple(terminated),
         fleets_deleted=tuple(deleted),
         images_deleted=tuple(images) or None,
+        no_longer_lent=tuple(no_longer_lent or ()) or None,
         failed=tuple(sorted(set(failed))),
     )
 

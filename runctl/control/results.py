@@ -263,8 +263,8 @@ class MachineChecks(Result):
 class ReconcileResult(Result):
     """Reconcile: how many unsettled runs and machines there are, what was done, and what failed.
 
-    Without the results of status checks if they could not be examined, and without images if none
-    were deleted.
+    Without the results of status checks if they could not be examined, and without images and
+    machines that are no longer lent if there were none.
     """
 
     runs: int
@@ -275,6 +275,7 @@ class ReconcileResult(Result):
     terminated: tuple[str, ...]
     fleets_deleted: tuple[str, ...]
     images_deleted: tuple[str, ...] | None = None
+    no_longer_lent: tuple[str, ...] | None = None
     failed: tuple[str, ...]
 
 

@@ -1,8 +1,10 @@
 """The first attempt of a run on an existing instance."""
 
+from datetime import timedelta
+
 from runctl.control.ports.services import Services
 from runctl.model.errors import RefusedError, TransientError
-from runctl.model.identity import EXISTING_TAG
+from runctl.model.lending import problem_with_lending
 from runctl.model.machine import Machine
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind
@@ -13,6 +15,8 @@ NOT_REGISTERED = (
     "its SSM agent is not registered: check that the machine runs, has the SSM agent, reaches SSM "
     "over the network, and has an instance profile whose role permits it to register"
 )
+# A tag that was written just before the run was started may not be visible yet.
+TAGGED_WITHIN = timedelta(seconds=20)
 
 
 def use_existing_instance(
@@ -21,8 +25,9 @@ def use_existing_instance(
     """Give attempt `number` the machine that the request names; return the failure, if any, too.
 
     May be repeated at any point: the attempt is on record before the agent is started, and starting
-    it twice does nothing. Raises TransientError while EC2 or SSM does not know the machine, which
-    may be too new.
+    it twice does nothing. The machine must be lent to the deployment at each start; once the agent
+    has reported, the attempt may outlast that. Raises TransientError while EC2 or SSM does not know
+    the machine, which may be too new.
     """
     instance_id = run.request.resources.instance_id
     attempt = services.ledger.open_attempt(
@@ -32,25 +37,25 @@ def use_existing_instance(
         source=Existing(instance_id),
         now=services.clock.now(),
     )
-    if attempt.stage is AttemptStage.LAUNCHING:
-        machine = _find(services, instance_id)
-        if problem := problem_with(machine):
-            return attempt, _failed(f"{instance_id} {problem}")
+    if attempt.ended is not None or attempt.heartbeat_at is not None:
+        return attempt, attempt.ended
+    machine = _find(services, instance_id)
+    is_new = attempt.stage is AttemptStage.LAUNCHING
+    problem = (problem_with(machine) if is_new else "") or _problem_with_lending(
+        services, run, machine
+    )
+    if problem:
+        return attempt, _failed(f"{instance_id} {problem}")
+    if is_new:
         attempt = _assign(services, attempt, machine)
         if attempt.stage is AttemptStage.LAUNCHING:
             return attempt, _failed(_describe_owner(services, instance_id))
-    if attempt.ended is None and attempt.heartbeat_at is None:
-        try:
-            reached = services.commands.start(
-                instance_id,
-                run_id=run.run_id,
-                attempt=number,
-                is_tagged=EXISTING_TAG in _find(services, instance_id).tags,
-            )
-        except RefusedError as exc:
-            return attempt, _failed(f"{instance_id} {exc}")
-        if not reached:
-            raise TransientError(f"{instance_id} cannot receive commands: {NOT_REGISTERED}")
+    try:
+        reached = services.commands.start(instance_id, run_id=run.run_id, attempt=number)
+    except RefusedError as exc:
+        return attempt, _failed(f"{instance_id} {exc}")
+    if not reached:
+        raise TransientError(f"{instance_id} cannot receive commands: {NOT_REGISTERED}")
     return attempt, attempt.ended
 
 
@@ -70,6 +75,14 @@ def problem_with(machine: Machine) -> str:
     return ""
 
 
+def _problem_with_lending(services: Services, run: Run, machine: Machine) -> str:
+    now = services.clock.now()
+    problem = problem_with_lending(machine, deployment=services.fleet.deployment, now=now)
+    if problem and now - run.started_at < TAGGED_WITHIN:
+        raise TransientError(f"{machine.instance_id} {problem}")
+    return problem
+
+
 def _find(services: Services, instance_id: str) -> Machine:
     found = services.fleet.describe([instance_id])
     if not found:
@@ -83,7 +96,7 @@ def _find(services: Services, instance_id: str) -> Machine:
 
 def _assign(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
     instead_of = services.ledger.find_instance(machine.instance_id)
-    if instead_of is not None and not _has_ended(services, instead_of):
+    if instead_of is not None and not has_ended(services, instead_of):
         instead_of = None
     return services.ledger.record_existing_instance(
         attempt.run_id,
@@ -95,7 +108,8 @@ def _assign(services: Services, attempt: Attempt, machine: Machine) -> Attempt:
     )
 
 
-def _has_ended(services: Services, node: NodeId) -> bool:
+def has_ended(services: Services, node: NodeId) -> bool:
+    """Whether the attempt of a node, or its run, has ended or is unknown."""
     run = services.ledger.find_run(node.run_id)
     attempt = services.ledger.find_attempt(node.run_id, node.attempt)
     return run is None or run.ended is not None or attempt is None or attempt.ended is not None

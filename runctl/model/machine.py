@@ -1,7 +1,7 @@
 """Machines as EC2 sees them, and the results of launches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from runctl.model.identity import ATTEMPT_TAG, KEEP_ALIVE_TAG, RUN_TAG
@@ -66,6 +66,11 @@ class Machine:
     def was_reclaimed(self) -> bool:
         """Whether EC2 took it: Server.SpotInstanceTermination or Server.SpotInstanceShutdown."""
         return self.reason.startswith("Server.SpotInstance")
+
+    def without_tag(self, key: str) -> "Machine":
+        """Return the machine as it is once a tag has been removed."""
+        tags = {name: value for name, value in self.tags.items() if name != key}
+        return replace(self, tags=tags)
 
     @property
     def attempt(self) -> int | None:

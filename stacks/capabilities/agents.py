@@ -15,6 +15,10 @@ from stacks.capabilities.base import (
     allow,
 )
 
+# The tag that earlier versions wrote, which had no end. Attempts that they started can still be
+# asked to save and to stop; nothing is started on such a machine.
+WITHOUT_END = "yes"
+
 
 class AgentCapabilities(CapabilitiesBase):
     """What functions may ask agents for."""
@@ -29,7 +33,7 @@ class AgentCapabilities(CapabilitiesBase):
                     {f"ssm:resourceTag/{RUN_TAG}": "*"},
                     {f"ssm:resourceTag/{DEPLOYMENT_TAG}": self._settings.name},
                 ),
-                self._to_existing_instances(),
+                self._to_existing_instances(self._lent(), WITHOUT_END),
             ],
             variables={"RUNCTL_COMMAND_DOCUMENT": document},
         )
@@ -40,22 +44,25 @@ class AgentCapabilities(CapabilitiesBase):
         return Capability(
             statements=[
                 self._send(document),
-                self._to_existing_instances(),
-                # For the result; SSM has no resource types for it.
-                allow(["ssm:GetCommandInvocation"], ["*"]),
+                self._to_existing_instances(self._lent()),
+                # The result of a start; a role that lacks permissions cannot report it in any other
+                # way. The action has neither resource types nor condition keys, so "*" is the only
+                # resource that it can have. It needs the random id of a command, and this role may
+                # not list commands: it reads the results of those that it has sent itself.
+                allow(["ssm:GetCommandInvocation"], ["*"], sid="ReadResultsOfOwnCommands"),
             ],
-            variables={"RUNCTL_START_DOCUMENT": document},
+            variables={**self._name(), "RUNCTL_START_DOCUMENT": document},
         )
 
     def _send(self, document: str) -> iam.PolicyStatement:
         region, account = self._settings.region, self._settings.account
         return allow(["ssm:SendCommand"], [f"arn:aws:ssm:{region}:{account}:document/{document}"])
 
-    def _to_existing_instances(self) -> iam.PolicyStatement:
-        return self._to_instances({f"ssm:resourceTag/{EXISTING_TAG}": "*"})
+    def _to_existing_instances(self, *tags: str) -> iam.PolicyStatement:
+        return self._to_instances({f"ssm:resourceTag/{EXISTING_TAG}": list(tags)})
 
     def _to_instances(
-        self, like: Mapping[str, str], equal: Mapping[str, str] | None = None
+        self, like: Mapping[str, str | list[str]], equal: Mapping[str, str] | None = None
     ) -> iam.PolicyStatement:
         conditions = {"StringLike": like, **({"StringEquals": equal} if equal else {})}
         return allow(["ssm:SendCommand"], [self._ec2("instance/*")], conditions)

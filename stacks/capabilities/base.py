@@ -17,7 +17,7 @@ RUN_TAG = "runctl:run-id"
 DEPLOYMENT_TAG = "runctl:deployment"
 # On a machine that a person requested, and that needs no run.
 KEEP_ALIVE_TAG = "runctl:keep-alive-until"
-# On a machine to which its owner lets runctl send commands.
+# On a machine that its owner has lent to a deployment; the value begins with the deployment's name.
 EXISTING_TAG = "runctl:lent"
 
 # Each update of a template creates a version, and `$Latest` names it. The number would be an export
@@ -56,14 +56,26 @@ class CapabilitiesBase:
             "StringEquals": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": self._settings.name},
         }
 
+    def _lent(self) -> str:
+        """Return the pattern of the tag on machines that are lent to this deployment.
+
+        IAM compares no instants in tags: the functions check until when, and reconciliation removes
+        what has expired.
+        """
+        return f"deployment={self._settings.name} until=*"
+
     def _ec2(self, resource: str) -> str:
         return f"arn:aws:ec2:{self._settings.region}:{self._settings.account}:{resource}"
 
 
 def allow(
-    actions: Sequence[str], resources: Sequence[str], conditions: Conditions | None = None
+    actions: Sequence[str],
+    resources: Sequence[str],
+    conditions: Conditions | None = None,
+    *,
+    sid: str | None = None,
 ) -> iam.PolicyStatement:
     """Return a statement that allows these actions."""
     return iam.PolicyStatement(
-        actions=list(actions), resources=list(resources), conditions=conditions
+        sid=sid, actions=list(actions), resources=list(resources), conditions=conditions
     )

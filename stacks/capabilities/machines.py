@@ -9,6 +9,7 @@ from aws_cdk import aws_iam as iam
 
 from stacks.capabilities.base import (
     DEPLOYMENT_TAG,
+    EXISTING_TAG,
     KEEP_ALIVE_TAG,
     RUN_TAG,
     TEMPLATE_VERSION,
@@ -77,6 +78,25 @@ class MachineCapabilities(CapabilitiesBase):
             variables={"RUNCTL_SECURITY_GROUP": group},
         )
 
+    def end_lendings(self) -> Capability:
+        """Remove the tag of machines that are lent to this deployment, and no other tag."""
+        return Capability(
+            statements=[
+                allow(
+                    ["ec2:DeleteTags"],
+                    [self._ec2("instance/*")],
+                    {
+                        "StringLike": {f"aws:ResourceTag/{EXISTING_TAG}": self._lent()},
+                        "ForAllValues:StringEquals": {"aws:TagKeys": [EXISTING_TAG]},
+                        # Without keys in the request, EC2 removes all tags, and the condition
+                        # above is fulfilled.
+                        "Null": {"aws:TagKeys": "false"},
+                    },
+                )
+            ],
+            variables=self._name(),
+        )
+
     def delete_fleets(self) -> Capability:
         """Describe any fleet, and delete those tagged with a run of this deployment."""
         return Capability(
@@ -110,6 +130,7 @@ class MachineCapabilities(CapabilitiesBase):
         made = ["fleet", "network-interface", "spot-instances-request", "volume"]
         tagged = ["fleet", "instance", "network-interface", "spot-instances-request", "volume"]
         machines = [*self._compute.machines.values(), *self._compute.gang_machines.values()]
+        templates = [self._ec2(f"launch-template/{each.template_id}") for each in machines]
         network = self._compute.network
         groups = {zone: group.ref for zone, group in network.placement_groups.items()}
         subnets = {zone: subnet.subnet_id for zone, subnet in network.subnets.items()}
@@ -118,23 +139,40 @@ class MachineCapabilities(CapabilitiesBase):
         types = list(self._settings.limits.instance_types)
         statements = [
             # A fleet launches its instances by RunInstances, with the permissions of its caller.
+            # Every launch needs this permission, so none is possible without one of our templates,
+            # or with one of somebody else.
             allow(
                 ["ec2:RunInstances"],
                 [self._ec2("instance/*")],
-                {"StringLike": {"ec2:InstanceType": types}} if types else None,
+                {
+                    "ArnLike": {"ec2:LaunchTemplate": templates},
+                    **({"StringLike": {"ec2:InstanceType": types}} if types else {}),
+                },
+                sid="LaunchFromOwnTemplates",
             ),
-            allow(["ec2:CreateFleet"], [self._ec2("instance/*")]),
+            # The template names the image. A launch may replace the subnet and the disk, but not
+            # the image, which would boot another program with the role of instances.
+            allow(
+                ["ec2:RunInstances"],
+                # Images belong to their publishers.
+                [f"arn:aws:ec2:{region}::image/*"],
+                {
+                    "ArnLike": {"ec2:LaunchTemplate": templates},
+                    "Bool": {"ec2:IsLaunchTemplateResource": "true"},
+                },
+                sid="LaunchImagesOfOwnTemplates",
+            ),
+            allow(["ec2:CreateFleet"], [self._ec2("instance/*"), f"arn:aws:ec2:{region}::image/*"]),
             allow(
                 ["ec2:CreateFleet", "ec2:RunInstances"],
                 [
                     *(self._ec2(f"{kind}/*") for kind in made),
-                    *(self._ec2(f"launch-template/{machine.template_id}") for machine in machines),
+                    *templates,
                     *(self._ec2(f"subnet/{subnet_id}") for subnet_id in subnets.values()),
                     self._ec2(f"security-group/{network.security_group.security_group_id}"),
                     self._ec2(f"security-group/{network.gang_group.security_group_id}"),
                     *(self._ec2(f"placement-group/{name}") for name in groups.values()),
-                    # Images and their snapshots belong to their publishers.
-                    f"arn:aws:ec2:{region}::image/*",
+                    # Those of images, which belong to the publishers.
                     f"arn:aws:ec2:{region}::snapshot/*",
                 ],
             ),

@@ -231,7 +231,7 @@ def starting(monkeypatch):
                     asked = {"CommandId": COMMAND, "InstanceId": "i-1"}
                     stub.add_response("get_command_invocation", answer, asked)
             started = SsmCommands(client, document="", start_document="runctl-start").start(
-                "i-1", run_id="r", attempt=1, is_tagged=True
+                "i-1", run_id="r", attempt=1
             )
             stub.assert_no_pending_responses()
         return started
@@ -265,16 +265,7 @@ def test_an_agent_that_has_not_registered_is_an_answer(code):
         stub.add_client_error("send_command", code)
         assert not agents.send("i-1", "drain")
         stub.add_client_error("send_command", code)
-        assert not agents.start("i-1", run_id="r", attempt=1, is_tagged=True)
-
-
-def test_a_machine_that_its_owner_did_not_tag_is_refused_with_the_remedy():
-    client = boto3.client("ssm")
-    agents = SsmCommands(client, document="runctl-agent", start_document="runctl-start")
-    with Stubber(client) as stub:
-        stub.add_client_error("send_command", "AccessDeniedException")
-        with pytest.raises(RefusedError, match="create-tags --resources i-1"):
-            agents.start("i-1", run_id="r", attempt=1, is_tagged=False)
+        assert not agents.start("i-1", run_id="r", attempt=1)
 
 
 def test_any_other_refusal_of_a_command_is_an_error():

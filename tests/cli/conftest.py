@@ -169,3 +169,29 @@ def start_runctl(request: pytest.FixtureRequest):
             process.close()
 
     return start
+
+
+@pytest.fixture
+def machine(deployed):
+    """Launch an instance with tags."""
+    ec2 = deployed.clients.get("ec2")
+
+    def launch(**tags: str) -> str:
+        (image, *_) = ec2.describe_images()["Images"]
+        answer = ec2.run_instances(
+            ImageId=image["ImageId"],
+            InstanceType="m5.large",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[
+                {
+                    "ResourceType": "instance",
+                    "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+                }
+            ]
+            if tags
+            else [],
+        )
+        return answer["Instances"][0]["InstanceId"]
+
+    return launch

@@ -17,10 +17,12 @@ from runctl.model.errors import (
     RefusedError,
     RequestError,
     RunEndedError,
+    TransientError,
 )
 from runctl.model.group import Group, WarmInstance, WarmStage
 from runctl.model.identity import (
     ATTEMPT_TAG,
+    EXISTING_TAG,
     KEEP_ALIVE_TAG,
     RUN_TAG,
     client_token,
@@ -619,8 +621,11 @@ class MemoryGroups:
 class FakeFleet:
     """EC2 with the capacity that a test sets; the same request gets the same response."""
 
+    deployment = "runctl"
+
     def __init__(self, clock: FakeClock, *, zones: Sequence[str] = ("us-east-1a",)) -> None:
         self._clock = clock
+        self.stuck: set[str] = set()
         self._zones = tuple(zones)
         self.own_images: frozenset[MachineKind] = frozenset()
         self.limits = DeploymentLimits()
@@ -640,6 +645,18 @@ class FakeFleet:
         self.hidden: set[str] = set()
         self.impaired: dict[str, MachineStatus] = {}
         self.asked_for_statuses: list[list[str]] = []
+
+    def find_lent(self) -> list[Machine]:
+        return [
+            each for each in self.machines.values() if each.is_live and EXISTING_TAG in each.tags
+        ]
+
+    def end_lending(self, machine: Machine) -> None:
+        if machine.instance_id in self.stuck:
+            raise TransientError("throttled")
+        known = self.machines[machine.instance_id]
+        if known.tags[EXISTING_TAG] == machine.tags[EXISTING_TAG]:
+            self.machines[machine.instance_id] = known.without_tag(EXISTING_TAG)
 
     def statuses(self, instance_ids: Sequence[str]) -> list[MachineStatus]:
         self.asked_for_statuses.append(list(instance_ids))
@@ -828,7 +845,6 @@ class FakeCommands:
         self.deadlines: list[datetime | None] = []
         self.started: list[tuple[str, str, int]] = []
         self.refusal = ""
-        self.tagged = False
         self.unreachable: set[str] = set()
 
     def send(self, instance_id: str, action: str, *, deadline: datetime | None = None) -> bool:
@@ -839,8 +855,7 @@ class FakeCommands:
         self.deadlines.append(deadline)
         return True
 
-    def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
-        self.tagged = is_tagged
+    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
         if self.refusal:
             raise RefusedError(self.refusal)
         if instance_id in self.unreachable:

@@ -1,16 +1,20 @@
 """A run may start on a machine that existed before it, which does not end with the run."""
 
+import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from runctl.control.use_existing_instance import TAGGED_WITHIN
 from runctl.model.errors import InvalidRequestError, TransientError
 from runctl.model.identity import EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.lending import Lending
 from runctl.model.machine import Machine
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import Pool
 from tests.attempts import report
-from tests.control.fakes import World
+from tests.control.fakes import START, World
 from tests.control.scenes import ARN, RUN, prepared
 from tests.control.steps import (
     clean_up,
@@ -23,14 +27,21 @@ from tests.control.steps import (
 MACHINE = "i-0123456789abcdef0"
 
 
+def lent(*, until=START + timedelta(hours=1), deployment="runctl") -> dict[str, str]:
+    owner = "arn:aws:iam::000000000000:user/ada"
+    return {EXISTING_TAG: Lending(deployment=deployment, until=until, owner=owner).value}
+
+
 def world_with_a_machine(state="running", **tags) -> World:
+    """A world with a machine that is lent for an hour, unless `tags` say something else."""
+    tags = {**lent(), **tags}
     world = World(zones=("us-east-1a", "us-east-1b"))
     world.fleet.machines[MACHINE] = Machine(
         instance_id=MACHINE,
         state=state,
         pool=Pool("m5.large", "us-east-1a", "spot"),
         launched_at=world.clock.now(),
-        tags=tags,
+        tags={key: value for key, value in tags.items() if value},
     )
     return world
 
@@ -51,9 +62,84 @@ def test_the_first_attempt_starts_on_the_machine_and_nothing_is_launched():
     assert world.ledger.find_instance(MACHINE) == (RUN, 1, 0)
 
 
-@pytest.mark.parametrize(("tags", "is_tagged"), [({}, False), ({EXISTING_TAG: "yes"}, True)])
-def test_the_owners_tag_distinguishes_a_refusal_from_a_late_agent(tags, is_tagged):
-    assert existing(**tags).commands.tagged == is_tagged
+NOT_USABLE = [
+    ({EXISTING_TAG: ""}, "is not lent to the deployment runctl"),
+    ({EXISTING_TAG: "yes"}, "was lent without an end, by an earlier version"),
+    ({EXISTING_TAG: "deployment=runctl until=soon owner=x"}, "was lent without an end"),
+    (
+        {EXISTING_TAG: "deployment=runctl until=2031-01-01T00:00:00 owner=x"},
+        "was lent without an end",
+    ),
+    (lent(until=START), "was lent until 2030-01-01 12:00 UTC (by arn:aws:iam::000000000000:user/"),
+    (lent(deployment="second"), "is lent to the deployment second, not to runctl"),
+    (lent(deployment="runctl2"), "is lent to the deployment runctl2, not to runctl"),
+]
+
+
+@pytest.mark.parametrize(("tags", "message"), NOT_USABLE)
+def test_nothing_starts_on_a_machine_that_is_not_lent_now(tags, message):
+    world = prepared(world_with_a_machine(**tags), instance_id=MACHINE)
+    with pytest.raises(TransientError, match=re.escape(message)):
+        launch_instances(world, RUN, 1)  # the tag may be newer than what EC2 shows
+    world.clock.advance(TAGGED_WITHIN)
+    answer = launch_instances(world, RUN, 1)
+    assert answer["outcome"]["kind"] == "failed"
+    assert f"{MACHINE} {message}" in answer["outcome"]["reason"]
+    assert f"runctl aws lend {MACHINE} " in answer["outcome"]["reason"]
+    assert world.commands.started == []
+    assert world.ledger.find_instance(MACHINE) is None
+
+
+def test_a_tag_that_becomes_visible_late_is_waited_for():
+    world = prepared(world_with_a_machine(**{EXISTING_TAG: ""}), instance_id=MACHINE)
+    with pytest.raises(TransientError):
+        launch_instances(world, RUN, 1)
+    machine = world.fleet.machines[MACHINE]
+    world.fleet.machines[MACHINE] = replace(machine, tags=lent())
+    assert launch_instances(world, RUN, 1)["launched"]
+
+
+def test_a_run_that_waited_until_the_machine_was_no_longer_lent_does_not_start_there():
+    world = prepared(world_with_a_machine(), instance_id=MACHINE)
+    world.commands.unreachable.add(MACHINE)
+    with pytest.raises(TransientError):
+        launch_instances(world, RUN, 1)
+    world.commands.unreachable.clear()
+    world.clock.advance(timedelta(hours=1))
+    assert launch_instances(world, RUN, 1)["outcome"]["kind"] == "failed"
+    assert world.commands.started == []
+
+
+def test_an_attempt_that_has_begun_outlasts_the_lending_and_the_tag_stays_until_it_ends():
+    world = existing()
+    report(world.ledger, RUN, 1, phase="boot", now=world.clock.now())
+    world.clock.advance(timedelta(hours=2))
+    assert launch_instances(world, RUN, 1)["launched"]
+    assert "no_longer_lent" not in reconcile(world)
+    assert EXISTING_TAG in world.fleet.machines[MACHINE].tags
+    world.ledger.end_attempt(
+        RUN, 1, outcome=Outcome(kind=OutcomeKind.COMPLETED), now=world.clock.now()
+    )
+    assert reconcile(world)["no_longer_lent"] == [MACHINE]
+    assert EXISTING_TAG not in world.fleet.machines[MACHINE].tags
+
+
+@pytest.mark.parametrize(
+    "tags", [lent(), {EXISTING_TAG: "yes"}, lent(until=START, deployment="second")]
+)
+def test_only_expired_tags_of_this_deployment_are_removed(tags):
+    world = world_with_a_machine(**tags)
+    assert "no_longer_lent" not in reconcile(world)
+    assert world.fleet.machines[MACHINE].tags == tags
+
+
+def test_a_tag_that_cannot_be_removed_keeps_no_other():
+    world = world_with_a_machine(**lent(until=START))
+    other = replace(world.fleet.machines[MACHINE], instance_id="i-0fedcba9876543210")
+    world.fleet.machines[other.instance_id] = other
+    world.fleet.stuck.add(MACHINE)
+    done = reconcile(world)
+    assert (done["no_longer_lent"], done["failed"]) == ([other.instance_id], [MACHINE])
 
 
 def test_the_machine_of_another_deployment_is_refused():

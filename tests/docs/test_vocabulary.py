@@ -39,7 +39,7 @@ Room.taken                              ByteBudget.reserve
 LightSender, Lesson                     FastS3Sender, EndpointState
 items.pack, unpack                      serialize, deserialize
 hand_over, continue_run                 continue_as_new, resume_run
-lend_instance, loan, lent               use_existing_instance, existing instance
+lend_instance, loan                     use_existing_instance, existing instance
 end_strays, doomed                      terminate_orphans, to_terminate
 door, Stage, accompany                  gateway, Testbed, attach
 wording.say_size                        format_size
@@ -106,7 +106,6 @@ WORDS = {
     "continue_run": Rule(),
     "lend_instance": Rule(),
     "loan": Rule(prose=r"loan(?:s|ed)?"),
-    "lent": Rule(prose=r"(?<!runctl:)lent(?!:)|lend(?:s|ing)?"),
     "end_strays": Rule(),
     "doomed": Rule(prose=r"doomed"),
     "door": Rule(prose=r"doors?"),

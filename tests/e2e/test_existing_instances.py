@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from runctl.cli.main import app
-from runctl.model.identity import KEEP_ALIVE_TAG, RUN_TAG
+from runctl.model.identity import EXISTING_TAG, KEEP_ALIVE_TAG, RUN_TAG
 from runctl.model.outcome import OutcomeKind
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
@@ -265,3 +265,30 @@ def test_a_foreign_machine_is_refused_until_its_role_suffices_and_outlives_its_r
     (attempt,) = testbed.attempts(run_id)
     assert attempt.instance_ids == (machine,)
     assert testbed.cloud.instance(machine)["state"] == "running"
+
+
+def test_an_execution_alone_starts_nothing_on_a_machine_that_is_no_longer_lent(
+    testbed: Testbed, runctl: Program, new_name
+):
+    """Whoever may start executions, and nothing else, cannot lend a machine to themselves."""
+    machine = json.loads(
+        runctl("--json", "aws", "create", "--instance-type", "m5.large", "--keep-alive", "1")
+    )["instance_id"]
+    code = testbed.upload_project({"train.py": "print('never')"})
+    ec2 = testbed.clients.get("ec2")
+    expired = "deployment=runctl until=2020-01-01T00:00:00Z owner=ada"
+    for value, message in (("", "is not lent"), ("yes", "without an end"), (expired, "lent until")):
+        runctl("aws", "lend", machine, "--end")
+        if value:
+            ec2.create_tags(Resources=[machine], Tags=[{"Key": EXISTING_TAG, "Value": value}])
+        run_id = new_name()
+        testbed.start({"code": code, "script": "train.py", "instance_id": machine}, name=run_id)
+        ended = testbed.wait_for_training_completion(run_id)
+        assert ended.status == "FAILED", testbed.story(run_id)
+        assert message in ended.cause
+        assert f"runctl aws lend {machine}" in ended.cause
+    root = Path(testbed.cloud.instance(machine)["root"])
+    assert not list(root.glob("var/lib/runctl/**/train.py"))
+    testbed.clients.get("lambda").invoke(FunctionName="runctl-reconcile", Payload=b"{}")
+    assert EXISTING_TAG not in testbed.cloud.instance(machine)["tags"]
+    assert "no instance is lent" in runctl("aws", "lend")

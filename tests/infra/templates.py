@@ -17,6 +17,18 @@ ACCOUNT = "000000000000"
 REGION = "us-east-1"
 PSEUDO = {"AWS::AccountId": ACCOUNT, "AWS::Region": REGION, "AWS::Partition": "aws"}
 
+OPERATORS = frozenset(
+    {
+        "ArnLike",
+        "Bool",
+        "ForAllValues:StringEquals",
+        "ForAllValues:StringLike",
+        "Null",
+        "StringEquals",
+        "StringLike",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Resource:
@@ -172,9 +184,13 @@ def _matches(text: str, patterns: list[str]) -> bool:
 
 def _holds(conditions: Mapping[str, Any], context: Mapping[str, list[str]]) -> bool:
     for operator, keys in conditions.items():
-        assert operator in {"Bool", "StringEquals", "StringLike", "ForAllValues:StringLike"}
+        assert operator in OPERATORS
         for key, patterns in keys.items():
             values = context.get(key, [])
+            if operator == "Null":
+                if (patterns == "true") == bool(values):
+                    return False
+                continue
             if not values and not operator.startswith("ForAllValues:"):
                 return False
             if not all(_matches(value, _listed(patterns)) for value in values):

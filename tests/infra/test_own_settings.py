@@ -142,10 +142,16 @@ def test_existing_instances_get_the_same_permission_and_trainers_none(own: Synth
 def test_only_allowed_types_can_be_launched(own: Synthesized, function: str) -> None:
     role = own.role(own.function(function).properties["Role"])
     instance = "arn:aws:ec2:us-east-1:000000000000:instance/*"
-    for name in ("g5.xlarge", "g5.48xlarge", "m5.large"):
-        assert role.allows("ec2:RunInstances", instance, {"ec2:InstanceType": [name]}), name
-    for name in ("g5g.xlarge", "m5.xlarge", "p4d.24xlarge"):
-        assert not role.allows("ec2:RunInstances", instance, {"ec2:InstanceType": [name]}), name
+    (template, *_) = own.of_type("AWS::EC2::LaunchTemplate")
+    ours = f"arn:aws:ec2:us-east-1:000000000000:launch-template/<{template.logical_id}>"
+    types = ("g5.xlarge", "g5.48xlarge", "m5.large", "g5g.xlarge", "m5.xlarge", "p4d.24xlarge")
+    launches = {name: {"ec2:LaunchTemplate": [ours], "ec2:InstanceType": [name]} for name in types}
+    allowed = [
+        name
+        for name, launch in launches.items()
+        if role.allows("ec2:RunInstances", instance, launch)
+    ]
+    assert allowed == ["g5.xlarge", "g5.48xlarge", "m5.large"]
     assert not role.allows("ec2:RunInstances", instance)
     assert role.allows("ec2:CreateFleet", instance)
 

@@ -42,7 +42,7 @@ EC2_CALLS = {
     "handle_interruption": {LAUNCH, DESCRIBE, SIZES, TERMINATE},
     "handle_instance_change": {DESCRIBE},
     "clean_up": {DESCRIBE, TERMINATE},
-    "reconcile": {DESCRIBE, TERMINATE, CHECK, *FLEETS},
+    "reconcile": {DESCRIBE, TERMINATE, CHECK, "DeleteTags", *FLEETS},
 }
 COMMANDERS = {"handle_interruption", "handle_instance_change", "clean_up", "reconcile"}
 STARTERS = {"launch_instances"}
@@ -61,6 +61,8 @@ TAGGED = {
     "aws:ResourceTag/runctl:deployment": ["runctl"],
     "ssm:resourceTag/runctl:run-id": ["a-run"],
     "ssm:resourceTag/runctl:deployment": ["runctl"],
+    "aws:ResourceTag/runctl:lent": ["deployment=runctl until=2030-01-01T00:00:00Z"],
+    "aws:TagKeys": ["runctl:lent"],
     # The tags of a launch request.
     "aws:RequestTag/runctl:deployment": ["runctl"],
 }
@@ -115,6 +117,11 @@ def resources(required: Required, known: Mapping[str, list[str]]) -> Iterator[st
 
 
 def refused(role: Role, service: str, call: str, app: Synthesized) -> list[str]:
+    templates = app.of_type("AWS::EC2::LaunchTemplate")
+    launch = {
+        "ec2:LaunchTemplate": [f"{EC2}:launch-template/<{templates[0].logical_id}>"],
+        "ec2:IsLaunchTemplateResource": ["true"],
+    }
     return [
         f"{required.action} on {resource}"
         for required in REQUIRED[service, call]
@@ -122,7 +129,7 @@ def refused(role: Role, service: str, call: str, app: Synthesized) -> list[str]:
         if not role.allows(
             required.action,
             resource,
-            {**TAGGED, **{key: [value] for key, value in required.conditions.items()}},
+            {**TAGGED, **launch, **{key: [value] for key, value in required.conditions.items()}},
         )
     ]
 
@@ -158,9 +165,62 @@ def test_only_a_launch_starts_agents_and_only_on_existing_instances(
     start = f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/runctl-start"
     assert role.allows("ssm:SendCommand", start) == (function in STARTERS)
     machine = f"{EC2}:instance/i-0123456789abcdef0"
-    tagged = {"ssm:resourceTag/runctl:lent": ["yes"]}
+    tagged = {"ssm:resourceTag/runctl:lent": ["deployment=runctl until=2030-01-01T00:00:00Z x"]}
     assert role.allows("ssm:SendCommand", machine, tagged) == (function in COMMANDERS | STARTERS)
     assert not role.allows("ssm:SendCommand", machine, {})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    "value", ["deployment=runctl2 until=2030-01-01T00:00:00Z", "deployment=second until=x", ""]
+)
+def test_a_machine_that_is_lent_to_another_deployment_is_out_of_reach(
+    app: Synthesized, function: str, value: str
+) -> None:
+    tagged = {"ssm:resourceTag/runctl:lent": [value]}
+    assert not role_of(app, function).allows("ssm:SendCommand", f"{EC2}:instance/i-1", tagged)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_nothing_is_started_on_a_machine_that_an_earlier_version_tagged(
+    app: Synthesized, function: str
+) -> None:
+    """Attempts that it started can still be asked to save, by a document that does nothing else."""
+    role, tagged = role_of(app, function), {"ssm:resourceTag/runctl:lent": ["yes"]}
+    allowed = role.allows("ssm:SendCommand", f"{EC2}:instance/i-1", tagged)
+    assert allowed == (function in COMMANDERS)
+    start = f"arn:aws:ssm:{REGION}:{ACCOUNT}:document/runctl-start"
+    assert not (allowed and role.allows("ssm:SendCommand", start))
+
+
+def test_reconciliation_removes_only_the_tag_of_machines_that_are_lent_to_us(
+    app: Synthesized,
+) -> None:
+    machine = f"{EC2}:instance/i-1"
+    lent = {"aws:ResourceTag/runctl:lent": ["deployment=runctl until=2030-01-01T00:00:00Z x"]}
+    keys = {"aws:TagKeys": ["runctl:lent"]}
+    for function in FUNCTIONS:
+        allowed = role_of(app, function).allows("ec2:DeleteTags", machine, {**lent, **keys})
+        assert allowed == (function == "reconcile")
+    role = role_of(app, "reconcile")
+    theirs = {"aws:ResourceTag/runctl:lent": ["deployment=second until=2030-01-01T00:00:00Z x"]}
+    for context in (
+        lent,  # a request without keys removes all tags
+        {**lent, "aws:TagKeys": ["runctl:lent", "Name"]},
+        {**lent, "aws:TagKeys": ["runctl:run-id"]},
+        {**theirs, **keys},
+        keys,
+    ):
+        assert not role.allows("ec2:DeleteTags", machine, context)
+    assert not role.allows("ec2:CreateTags", machine, {**lent, **keys})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_function_finds_the_commands_of_others(app: Synthesized, function: str) -> None:
+    """The result of a command needs its random id, and no resource can be named for it."""
+    actions = role_of(app, function).actions
+    assert not {action for action in actions if action.startswith(("ssm:List", "ssm:Describe"))}
+    assert ("ssm:GetCommandInvocation" in actions) == (function in STARTERS)
 
 
 def test_the_policy_for_existing_instances_has_the_permissions_of_our_role(
@@ -254,6 +314,19 @@ def test_a_launch_is_bound_to_our_resources(app: Synthesized, function: str) -> 
         "placement-group/theirs",
     ):
         assert not role.allows("ec2:RunInstances", f"{EC2}:{resource}")
+    # No launch without one of our templates, and no image but the one that it names.
+    theirs = {"ec2:LaunchTemplate": [f"{EC2}:launch-template/lt-1"]}
+    image = f"arn:aws:ec2:{REGION}::image/ami-1"
+    own = {"ec2:IsLaunchTemplateResource": ["true"]}
+    for context in ({}, theirs):
+        assert not role.allows("ec2:RunInstances", f"{EC2}:instance/*", context)
+        assert not role.allows("ec2:RunInstances", image, {**context, **own})
+    for template in facts(app)["template"]:
+        ours = {"ec2:LaunchTemplate": [f"{EC2}:launch-template/{template}"]}
+        assert role.allows("ec2:RunInstances", f"{EC2}:instance/*", ours)
+        assert role.allows("ec2:RunInstances", image, {**ours, **own})
+        replaced = {**ours, "ec2:IsLaunchTemplateResource": ["false"]}
+        assert not role.allows("ec2:RunInstances", image, replaced)
     # Tags only during a launch, and only the role of instances, only to EC2.
     assert not role.allows("ec2:CreateTags", f"{EC2}:instance/i-1")
     launching = {**FOREIGN, "ec2:CreateAction": ["CreateFleet"]}

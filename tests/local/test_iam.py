@@ -97,14 +97,19 @@ def test_a_fleet_cannot_be_created_without_the_permission(strict_cloud: Cloud) -
 
 EC2 = "arn:aws:ec2:us-east-1:000000000000"
 OTHERS = allow("ec2:RunInstances")
-OTHERS["NotResource"] = [f"{EC2}:instance/*", f"{EC2}:placement-group/*"]
+IMAGES = "arn:aws:ec2:*::image/*"
+OTHERS["NotResource"] = [
+    f"{EC2}:instance/*", f"{EC2}:placement-group/*", IMAGES,
+]  # fmt: skip
 del OTHERS["Resource"]
 
 
 def limited_role(cloud: Cloud, *statements: dict[str, Any]) -> str:
     """Return a role that may launch the instances that the statements allow."""
     rest = [statement for action, statement in LAUNCH.items() if action != "ec2:RunInstances"]
-    return cloud.role(*rest, OTHERS, *statements)
+    images = {"Effect": "Allow", "Action": "ec2:RunInstances", "Resource": IMAGES}
+    named = any(statement["Resource"] == IMAGES for statement in statements)
+    return cloud.role(*rest, OTHERS, *([] if named else [images]), *statements)
 
 
 @pytest.mark.parametrize(("name", "is_allowed"), [("m5.large", True), ("m5.xlarge", False)])
@@ -119,6 +124,89 @@ def test_a_role_launches_only_the_types_that_its_policy_names(
     assert [error["ErrorCode"] for error in got["Errors"]] == (
         [] if is_allowed else ["UnauthorizedOperation"]
     )
+
+
+LAUNCHED_FROM = "ec2:LaunchTemplate"
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_role_launches_only_from_the_template_that_its_policy_names(
+    strict_cloud: Cloud, is_ours: bool
+) -> None:
+    """A policy that does not look at the template of a launch permits any of them."""
+    template = strict_cloud.template("#!/bin/sh\n")
+    described = strict_cloud.client("ec2").describe_launch_templates(LaunchTemplateNames=[template])
+    (found,) = described["LaunchTemplates"]
+    named = found["LaunchTemplateId"] if is_ours else "lt-0123456789abcdef0"
+    condition = {LAUNCHED_FROM: f"arn:aws:ec2:us-east-1:000000000000:launch-template/{named}"}
+    statement = allow("ec2:RunInstances", resource=f"{EC2}:instance/*", ArnLike=condition)
+    role = limited_role(strict_cloud, statement)
+    ec2 = strict_cloud.client("ec2", **strict_cloud.assume(role))
+    got = ec2.create_fleet(**{"TagSpecifications": TAGS, **strict_cloud.fleet_request(template)})
+    assert bool(got["Instances"]) == is_ours
+    assert {error["ErrorCode"] for error in got["Errors"]} == (
+        set() if is_ours else {"UnauthorizedOperation"}
+    )
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_launch_cannot_replace_the_image_of_its_template(
+    strict_cloud: Cloud, replaced: bool
+) -> None:
+    statements = [
+        allow("ec2:RunInstances", resource=f"{EC2}:instance/*"),
+        allow(
+            "ec2:RunInstances",
+            resource=IMAGES,
+            Bool={"ec2:IsLaunchTemplateResource": "true"},
+        ),
+    ]
+    role = limited_role(strict_cloud, *statements)
+    override = {"InstanceType": "m5.large", "AvailabilityZone": "us-east-1a"}
+    override |= {"ImageId": "ami-0123456789abcdef0"} if replaced else {}
+    got = create_fleet(strict_cloud, role, overrides=[override])
+    assert bool(got["Instances"]) != replaced
+
+
+@pytest.mark.parametrize(
+    ("given", "tags", "is_allowed"),
+    [
+        ("deployment=a until=1", [{"Key": "lent"}], True),
+        ("deployment=a until=1", [{"Key": "lent", "Value": "deployment=a until=1"}], True),
+        ("deployment=a until=1", [{"Key": "lent"}, {"Key": "Name"}], False),
+        ("deployment=a until=1", [], False),
+        ("deployment=b until=1", [{"Key": "lent"}], False),
+        ("", [{"Key": "lent"}], False),
+    ],
+)
+def test_a_role_removes_only_the_tag_and_only_where_its_policy_says_so(
+    strict_cloud: Cloud, given: str, tags: list[dict[str, str]], is_allowed: bool
+) -> None:
+    pairs = [{"Key": "Name", "Value": "mine"}]
+    pairs += [{"Key": "lent", "Value": given}] if given else []
+    specification = [{"ResourceType": "instance", "Tags": pairs}]
+    instance_id = strict_cloud.launch(TagSpecifications=specification)
+    role = strict_cloud.role(
+        allow(
+            "ec2:DeleteTags",
+            resource=f"{EC2}:instance/*",
+            **{
+                "StringLike": {"aws:ResourceTag/lent": "deployment=a until=*"},
+                "ForAllValues:StringEquals": {"aws:TagKeys": ["lent"]},
+                "Null": {"aws:TagKeys": "false"},
+            },
+        )
+    )
+    ec2 = strict_cloud.client("ec2", **strict_cloud.assume(role))
+    if is_allowed:
+        ec2.delete_tags(Resources=[instance_id], Tags=tags)
+        left = {"Name"}
+    else:
+        with pytest.raises(ClientError, match="UnauthorizedOperation"):
+            ec2.delete_tags(Resources=[instance_id], Tags=tags)
+        left = {pair["Key"] for pair in pairs}
+    shown = strict_cloud.describe(instance_id)["Tags"]
+    assert {tag["Key"] for tag in shown if not tag["Key"].startswith("aws:")} == left
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])

@@ -18,6 +18,11 @@ class Fleet(Protocol):
     """The part of EC2 that we use. Throttling is retried inside, and then raises TransientError."""
 
     @property
+    def deployment(self) -> str:
+        """The name of the deployment."""
+        ...
+
+    @property
     def own_images(self) -> Set[MachineKind]:
         """The kinds of machines for which the deployment's owner provides the image."""
         ...
@@ -91,6 +96,14 @@ class Fleet(Protocol):
         """Return the machines of this deployment, and of no other in the account."""
         ...
 
+    def find_lent(self) -> list[Machine]:
+        """Return the live machines that carry the tag of lending, to whichever deployment."""
+        ...
+
+    def end_lending(self, machine: Machine) -> None:
+        """Remove the tag that permits commands to a machine, unless its value has changed."""
+        ...
+
     def terminate(self, instance_ids: Sequence[str]) -> None:
         """Terminate instances, which may already be gone."""
         ...
@@ -141,12 +154,10 @@ class Commands(Protocol):
         """
         ...
 
-    def start(self, instance_id: str, *, run_id: str, attempt: int, is_tagged: bool) -> bool:
+    def start(self, instance_id: str, *, run_id: str, attempt: int) -> bool:
         """Start the agent for an attempt on an existing instance; False when SSM does not reach it.
 
-        `is_tagged` says that the machine has the tag by which its owner permits commands.
-
         May be repeated: an agent that already works on that attempt is left alone. Raises
-        RefusedError, with the reason, when the tag is missing or the agent failed to start.
+        RefusedError, with the reason, when the agent failed to start.
         """
         ...

@@ -170,6 +170,8 @@ class Gate:
             # SSM knows the tags of instances that are registered with it.
             if resource_id not in facts.get("unregistered", []):
                 context[f"ssm:resourceTag/{key}"] = value
+        if required.action == "ec2:RunInstances":
+            context |= _launch_context(resource, facts)
         # list_amazonec2.html: a condition key of instances, not of what else a launch creates
         if (instance_type := facts.get("instance_type")) and ":instance/" in resource:
             context["ec2:InstanceType"] = instance_type[0]
@@ -204,6 +206,23 @@ class Gate:
             code = required.refused_as or "UnauthorizedOperation"
             return ApiError(code, prefix + told, status=403)
         return ApiError("AccessDeniedException", told)
+
+
+def _launch_context(resource: str, facts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return the condition keys of a launch: its template, and whether that names the resource.
+
+    permissions-for-launch-templates.html and list_amazonec2.html; a launch by a fleet always has a
+    template.
+    """
+    template = next(iter(facts.get("template", [])), None)
+    if template is None:
+        return {}
+    where = f"arn:aws:ec2:{records.region()}:{records.account_id()}"
+    replaced = resource.rpartition(":")[2].partition("/")[0] in facts.get("overridden", [])
+    return {
+        "ec2:LaunchTemplate": f"{where}:launch-template/{template}",
+        "ec2:IsLaunchTemplateResource": "false" if replaced else "true",
+    }
 
 
 def resources_of(required: Required, facts: Mapping[str, list[str]]) -> Iterator[str]:

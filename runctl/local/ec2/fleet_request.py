@@ -22,6 +22,9 @@ _INSTANT_ONLY = "The local cloud launches fleets of type instant only."
 _MAX_LEAST = 1000
 _MAX_USER_DATA_BYTES = 16 * 1024
 
+# The fields by which a template or an override names a resource that exists.
+_NAMED_BY = {"image": "ImageId", "subnet": "SubnetId"}
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -39,6 +42,11 @@ class Candidate:
     def placement_group(self) -> str:
         """The name of the placement group, empty without one."""
         return placement.group_of({**self.template.data, **self.override})
+
+    @property
+    def overridden(self) -> list[str]:
+        """The types of the resources that the request names in place of the template."""
+        return [kind for kind, name in _NAMED_BY.items() if name in self.override]
 
 
 def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:

@@ -150,6 +150,7 @@ class Fleets:
                     group=security_groups(data),
                     placement_group=[name] if (name := candidate.placement_group) else [],
                     image=[candidate.image],
+                    overridden=candidate.overridden,
                     role=[records.role_arn(candidate.profile.role)] if candidate.profile else [],
                     instance_type=[candidate.offer.pool.instance_type],
                     spot_request=["spot-instances-request"] if is_spot(request) else [],

@@ -19,32 +19,6 @@ NOBODY = "i-0123456789abcdef0"
 
 
 @pytest.fixture
-def machine(deployed):
-    """Launch an instance with tags."""
-    ec2 = deployed.clients.get("ec2")
-
-    def launch(**tags: str) -> str:
-        (image, *_) = ec2.describe_images()["Images"]
-        answer = ec2.run_instances(
-            ImageId=image["ImageId"],
-            InstanceType="m5.large",
-            MinCount=1,
-            MaxCount=1,
-            TagSpecifications=[
-                {
-                    "ResourceType": "instance",
-                    "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
-                }
-            ]
-            if tags
-            else [],
-        )
-        return answer["Instances"][0]["InstanceId"]
-
-    return launch
-
-
-@pytest.fixture
 def state_of(deployed):
     def check(instance_id: str) -> str:
         answer = deployed.clients.get("ec2").describe_instances(InstanceIds=[instance_id])
@@ -199,7 +173,7 @@ def test_a_created_instance_has_no_run_and_a_tag_with_its_end():
     request = json.loads(
         creation_request(
             fleet, [Pool("m5.large", "us-east-1a", "spot")], token="created-1", name="mine",
-            keep_until=until,
+            keep_until=until, owner="arn:aws:iam::123456789012:user/ada",
         )
     )  # fmt: skip
     tags = {
@@ -208,6 +182,8 @@ def test_a_created_instance_has_no_run_and_a_tag_with_its_end():
     }
     assert RUN_TAG not in tags["instance"]
     assert tags["instance"][KEEP_ALIVE_TAG] == f"{until:%Y-%m-%dT%H:%M:%SZ}"
-    assert EXISTING_TAG in tags["instance"]
+    assert tags["instance"][EXISTING_TAG] == (
+        f"deployment=ours until={until:%Y-%m-%dT%H:%M:%SZ} owner=arn:aws:iam::123456789012:user/ada"
+    )
     assert tags["fleet"][RUN_TAG] == "created-1"
     assert {tagged[DEPLOYMENT_TAG] for tagged in tags.values()} == {"ours"}

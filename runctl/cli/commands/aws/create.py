@@ -70,7 +70,9 @@ def create(
         pools = _pools(types, fleet.zones(), market)
         token = f"created-{secrets.token_hex(12)}"
         return {
-            "request": creation_request(fleet, pools, token=token, name=name, keep_until=until),
+            "request": creation_request(
+                fleet, pools, token=token, name=name, keep_until=until, owner=cloud.caller_arn
+            ),
             "keep_until": until.isoformat(),
         }
 

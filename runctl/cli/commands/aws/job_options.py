@@ -20,6 +20,15 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the request and the package; start nothing.")
 ]
 
+LendFor = Annotated[
+    str,
+    typer.Option(
+        "--lend-for",
+        metavar="DURATION",
+        help="With an existing instance: for how long runs may start on it. This one may finish.",
+    ),
+]
+
 Spot = Annotated[bool, typer.Option("--spot", help="Use Spot Instances only: --market spot.")]
 
 UseDocker = Annotated[

@@ -74,19 +74,23 @@ def wait_for_registration(
     )
 
 
-def prepare_machine(invocation: Invocation, cloud: Cloud, instance_id: str) -> Machine:
-    """Make sure that an attempt can run on the instance, before a run is started."""
+def prepare_machine(
+    invocation: Invocation, cloud: Cloud, instance_id: str, *, lend: Callable[[Machine], Machine]
+) -> Machine:
+    """Make sure that an attempt can run on the instance, before a run is started.
+
+    `lend` permits the deployment to use it, once it accepts commands.
+    """
     machine = find_machine(cloud, instance_id)
     if problem := problem_with(machine):
         raise RequestError(f"{instance_id} {problem}")
     _refuse_if_busy(cloud, instance_id)
     wait_for_registration(invocation, cloud, instance_id)
-    if EXISTING_TAG not in machine.tags:
-        cloud.existing_instances.permit(instance_id)
-        invocation.output.note(f"tagged {instance_id} with {EXISTING_TAG}: runctl may command it")
+    if (lent := lend(machine)) != machine:
+        invocation.output.note(f"lent {instance_id} to runctl: {lent.tags[EXISTING_TAG]}")
     with invocation.output.spinner(f"checking the permissions of {instance_id}"):
         run_command(cloud, instance_id, document=cloud.deployment.start_document, action="check")
-    return machine
+    return lent
 
 
 def run_command(

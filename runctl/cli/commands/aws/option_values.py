@@ -57,8 +57,8 @@ def _read_words(option: str, text: str) -> list[str] | None:
         raise InvalidRequestError((problem,)) from exc
 
 
-def _read_duration(option: str, text: str) -> int:
-    """Return seconds."""
+def read_duration(option: str, text: str) -> int:
+    """Return seconds; raises InvalidRequestError for a text without a unit."""
     found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
     if found is None:
         message = f"{text!r} is not a duration; write a whole number with s, m, h or d (e.g. 30m)"
@@ -90,5 +90,5 @@ _READERS: Mapping[Syntax, Callable[[str, Any], Any]] = {
     Syntax.ASSIGNMENTS: _read_assignments,
     Syntax.WORDS: _read_words,
     Syntax.EXIT_CODES: _read_exit_codes,
-    Syntax.DURATION: _read_duration,
+    Syntax.DURATION: read_duration,
 }

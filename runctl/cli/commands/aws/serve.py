@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
-from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project, UseDocker
+from runctl.cli.commands.aws.job_options import DryRun, LendFor, NoDocker, Project, UseDocker
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.kinds import SERVE
@@ -44,6 +44,7 @@ def serve(
     project: Project = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the service and return.")] = False,
     dry_run: DryRun = False,
+    lend_for: LendFor = "1h",
     use_docker: UseDocker = False,
     no_docker: NoDocker = False,
     **fields: Any,
@@ -69,6 +70,7 @@ def serve(
         dry_run=dry_run,
         docker=DockerChoice(use=use_docker, avoid=no_docker),
         kind=SERVE,
+        lend_for=lend_for,
     )
     start_run(invocation, start, fields)
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from runctl.cli.commands.aws.job import (
     build_job,
     check_against_deployment,
 )
+from runctl.cli.commands.aws.lending import LEND_FOR, lend_machine, lending_time
 from runctl.cli.commands.aws.local_build import with_local_image
 from runctl.cli.commands.aws.machines import prepare_machine
 from runctl.cli.commands.aws.option_values import read_option
@@ -51,7 +53,8 @@ class Start:
     """What the command line says about a run apart from the fields of its request.
 
     `words` are the program and its arguments, after an instance id if there is one. `kind` is the
-    kind of run that the command starts.
+    kind of run that the command starts. `lend_for` is how long other runs may start on the
+    instance, too.
     """
 
     words: tuple[str, ...]
@@ -62,11 +65,13 @@ class Start:
     dry_run: bool
     docker: DockerChoice
     kind: str = TRAIN
+    lend_for: str = LEND_FOR
 
 
 def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) -> None:
     """Start a run and follow it; `options` are those of the request's fields."""
     fields = _fields(options, start.kind)
+    lasting = lending_time("--lend-for", start.lend_for)
     words, docker = start.words, start.docker
     if not start.is_command:
         words, use, image = take_docker_words(words)
@@ -98,7 +103,8 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     if is_processing_job(job.request):
         check_job(job, cloud)
     if instance_id and not start.dry_run:
-        prepare_machine(invocation, cloud, instance_id)
+        lend = partial(lend_machine, cloud, lasting=lasting)
+        prepare_machine(invocation, cloud, instance_id, lend=lend)
     run_job(invocation, cloud, job, replace(start, docker=docker))
 
 

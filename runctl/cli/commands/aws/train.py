@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
-from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project
+from runctl.cli.commands.aws.job_options import DryRun, LendFor, NoDocker, Project
 from runctl.cli.invocation import Invocation
 from runctl.model.kinds import TRAIN
 
@@ -45,6 +45,7 @@ def train(
     project: Project = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return.")] = False,
     dry_run: DryRun = False,
+    lend_for: LendFor = "1h",
     use_docker: Annotated[
         bool,
         typer.Option(
@@ -104,6 +105,7 @@ def train(
             use=use_docker, avoid=no_docker, build=build, no_push=no_push, push_to=push_to
         ),
         kind=fields.pop("kind", TRAIN),
+        lend_for=lend_for,
     )
     start_run(invocation, start, fields)
 
