@@ -183,7 +183,9 @@ write_settings() {
             AWS_REQUEST_CHECKSUM_CALCULATION when_required \
             AWS_RESPONSE_CHECKSUM_VALIDATION when_required \
             MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576 \
-            RUNCTL_TRAINER_ROLE "${RUNCTL_TRAINER_ROLE:-}"
+            RUNCTL_TRAINER_ROLE "${RUNCTL_TRAINER_ROLE:-}" \
+            RUNCTL_DEPLOYMENT "${RUNCTL_DEPLOYMENT:-}" \
+            RUNCTL_CREDENTIALS_FUNCTION "${RUNCTL_CREDENTIALS_FUNCTION:-}"
         [ "$action" != start ] ||
             printf '%s=%s\n' RUNCTL_RUN_ID "${RUNCTL_RUN_ID:-}" \
                 RUNCTL_ATTEMPT "${RUNCTL_ATTEMPT:-}"

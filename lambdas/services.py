@@ -4,7 +4,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from aws_lambda_powertools import Logger, single_metric
 from aws_lambda_powertools.metrics import MetricUnit
@@ -12,6 +12,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from runctl.aws.clients import Clients
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
+from runctl.control.ports.access import AccessServices
 from runctl.control.ports.sweeps import SweepServices
 
 NAMESPACE = "runctl"
@@ -19,6 +20,10 @@ NAMESPACE = "runctl"
 Document = dict[str, Any]
 
 logger = Logger()
+
+
+class AllServices(SweepServices, AccessServices, Protocol):
+    """The services of all functions."""
 
 
 def deployment_of(environ: Mapping[str, str]) -> Deployment:
@@ -51,11 +56,15 @@ def deployment_of(environ: Mapping[str, str]) -> Deployment:
         root_volumes=json.loads(environ.get("RUNCTL_ROOT_VOLUMES", "{}")),
         limits=json.loads(environ.get("RUNCTL_LIMITS", "{}")),
         own_images=tuple(json.loads(environ.get("RUNCTL_OWN_IMAGES", "[]"))),
+        instance_role=environ.get("RUNCTL_INSTANCE_ROLE", ""),
+        run_role=environ.get("RUNCTL_RUN_ROLE", ""),
+        trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
+        endpoint=environ.get("AWS_ENDPOINT_URL", ""),
     )
 
 
 @functools.cache
-def services() -> SweepServices:
+def services() -> AllServices:
     """Return the services of this execution environment; the next invocation reuses them."""
     return AwsServices(Clients(), deployment_of(os.environ))
 

@@ -75,13 +75,24 @@ ACCEPTED: Sequence[Accepted] = (
         "the reads of Service Quotas have no resource types.",
     ),
     Accepted(
+        rule=r"(\*|arn:aws:iam::\d+:instance-profile/\*)",
+        where="IssueCredentials/Role",
+        reason="ec2:DescribeInstances has no resource types, and existing instances have profiles "
+        "of any name.",
+    ),
+    Accepted(
+        rule=r"(.*Bucket.*Arn|arn:aws:logs)[^*]*/\*",
+        where="RunRoles/RunRole",
+        reason="Each session has its own policy, and tags that limit what it writes to one run.",
+    ),
+    Accepted(
         rule=r"\*",
-        where="Images/Role",
+        where="(Images/Role|RunRoles/RunRole)",
         reason="ecr:GetAuthorizationToken has no resource types.",
     ),
     Accepted(
         rule=r"arn:aws:ecr:[^:]+:\*:repository/\*",
-        where="(Instance(Role|Policy)|Images/Role|(PrepareRun|RecordImage)/Role)",
+        where="(Instance(Role|Policy)|RunRoles/RunRole|Images/Role|(PrepareRun|RecordImage)/Role)",
         reason="A request names any image; only reading, and where the repository's policy permits "
         "it.",
     ),
@@ -132,7 +143,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/runs/\*(/outputs/\*)?",
-        where="TrainerRole",
+        where="(RunRoles/)?TrainerRole",
         reason="Each session has its own policy, for one run.",
     ),
     Accepted(

@@ -63,6 +63,8 @@ class ComputeStack(Stack):
             "RUNCTL_LOG_GROUP": storage.trainer_logs.log_group_name,
             "RUNCTL_REGION": settings.region,
             "RUNCTL_TRAINER_ROLE": trainer.role_arn,
+            "RUNCTL_DEPLOYMENT": settings.name,
+            "RUNCTL_CREDENTIALS_FUNCTION": settings.credentials_function,
         }
         text = user_data(header, bootstrap.read_text())
 

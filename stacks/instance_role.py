@@ -74,8 +74,14 @@ def instance_role(
             ["logs:CreateLogStream", "logs:PutLogEvents"],
             [_log_streams(scope, storage.trainer_logs.log_group_name)],
         ),
-        # For trials of sweeps that are pruned.
-        _allow(["lambda:InvokeFunction"], [_judge(settings)]),
+        # For trials of sweeps that are pruned, and for the credentials of a run.
+        _allow(
+            ["lambda:InvokeFunction"],
+            [
+                function_arn(settings, name)
+                for name in (settings.judge_function, settings.credentials_function)
+            ],
+        ),
         *pull_images(),
     ]
     for statement in [*statements, _receive_commands(), *read_secrets(settings)]:
@@ -128,8 +134,9 @@ def _allow(
     return iam.PolicyStatement(actions=actions, resources=resources, conditions=conditions)
 
 
-def _judge(settings: Settings) -> str:
-    return f"arn:aws:lambda:{settings.region}:{settings.account}:function:{settings.judge_function}"
+def function_arn(settings: Settings, name: str) -> str:
+    """Return the ARN of a function by its name."""
+    return f"arn:aws:lambda:{settings.region}:{settings.account}:function:{name}"
 
 
 def _log_streams(scope: Construct, group: str) -> str:

@@ -19,6 +19,7 @@ from stacks.capabilities.base import Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
 from stacks.constructs.workflow import MapFiles, Workflow
+from stacks.run_roles import RunRoles
 from stacks.secret_access import accept_prefixes
 from stacks.settings import Settings
 from stacks.storage import StorageStack
@@ -85,7 +86,8 @@ class OrchestrationStack(Stack):
         self._sampler_code = lambda_.Code.from_asset(str(sampler.path))
         self._dead_letters = _dead_letters(self)
         self.functions: dict[str, PythonFunction] = {}
-        self._add_functions(Capabilities(self, settings=settings, storage=storage, compute=compute))
+        can = Capabilities(self, settings=settings, storage=storage, compute=compute)
+        self._add_functions(can, storage)
         self.workflows = {RUN: self._run_workflow(storage)}
         for definition in PARENTS:
             self.workflows[definition] = self._parent_workflow(definition, storage)
@@ -131,7 +133,7 @@ class OrchestrationStack(Stack):
         return {name: step.function for name, step in self.functions.items()}
 
     # Longer than other functions: a table of the functions and what each may do, read as a whole.
-    def _add_functions(self, can: Capabilities) -> None:
+    def _add_functions(self, can: Capabilities, storage: StorageStack) -> None:
         launch = [
             can.ledger(*READ, *_LAUNCH_WRITES),
             can.launch(),
@@ -184,6 +186,7 @@ class OrchestrationStack(Stack):
         self._add("finish_run", THOROUGH, *end)
         self._add_sweep_functions(can)
         self._add_processing_functions(can)
+        self._add_credentials_function(can, storage)
         self._add(
             "handle_interruption",
             LAUNCHING,
@@ -259,6 +262,22 @@ class OrchestrationStack(Stack):
             can.stop_executions(),
             can.notices(),
         )
+
+    def _add_credentials_function(self, can: Capabilities, storage: StorageStack) -> None:
+        name = "issue_credentials"
+        self._add(
+            name,
+            # A machine that boots waits for it.
+            URGENT,
+            can.ledger(*READ),
+            can.bucket_name(),
+            can.identify_instances(),
+        )
+        function = self.functions[name]
+        roles = RunRoles(
+            self, "RunRoles", settings=self._settings, storage=storage, issuer=function.role
+        )
+        function.add(roles.sessions())
 
     def _add_processing_functions(self, can: Capabilities) -> None:
         self._add(

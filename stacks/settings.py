@@ -123,6 +123,11 @@ class Settings:
         return f"{self.name}-judge_trial"
 
     @property
+    def credentials_function(self) -> str:
+        """The name of the function from which instances get the credentials of their runs."""
+        return f"{self.name}-issue_credentials"
+
+    @property
     def command_document(self) -> str:
         """The name of the SSM document with commands for the agent."""
         return f"{self.name}-agent"

@@ -37,6 +37,8 @@ class Deployment:
     `root_volumes` describes their root volumes. `gang_templates` are those for nodes that train
     together, by kind of machine, with `_efa` for an Elastic Fabric Adapter, and `placement_groups`
     the cluster placement groups by zone. `limits` are those that its owner has set.
+    `instance_role`, `run_role` and `trainer_role` are ARNs, and `endpoint` is that of all services
+    if it is not AWS.
     """
 
     version: str = ""
@@ -70,6 +72,10 @@ class Deployment:
     root_volumes: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     environment_days: int = 30
+    instance_role: str = ""
+    run_role: str = ""
+    trainer_role: str = ""
+    endpoint: str = ""
     name: str = DEFAULT_DEPLOYMENT
 
 

@@ -12,6 +12,7 @@ from runctl.model.pool import MachineKind
 if TYPE_CHECKING:
     from runctl.aws.blobs import Blobs
     from runctl.aws.builds import CodeBuilds
+    from runctl.aws.caller_identity import CallerIdentities
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.aws.clients import AnyClients
     from runctl.aws.commands import SsmCommands
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from runctl.aws.group_ledger import DynamoGroupLedger
     from runctl.aws.images import EcrImages
     from runctl.aws.inputs import InputStore
+    from runctl.aws.instance_roles import InstanceRoles
     from runctl.aws.instances import ExistingInstances
     from runctl.aws.ledger import DynamoLedger
     from runctl.aws.logs import LogReader, LogWriter
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from runctl.aws.processing_jobs import ProcessingJobs
     from runctl.aws.quotas import Ec2Quotas
     from runctl.aws.run_data import RunData
+    from runctl.aws.run_sessions import RunSessions
     from runctl.aws.secret_values import SecretValues
     from runctl.aws.sessions import PortSessions
     from runctl.aws.shards import ShardStore
@@ -381,6 +384,45 @@ class AwsServices:
             bucket=self._known("bucket"),
             run_id=run_id,
             attempt=attempt,
+        )
+
+    @cached_property
+    def identities(self) -> CallerIdentities:
+        """The proofs of callers."""
+        from runctl.aws.caller_identity import CallerIdentities, regional_endpoint
+
+        return CallerIdentities(
+            endpoint=self.deployment.endpoint.rstrip("/")
+            or regional_endpoint(self._known("region")),
+            deployment=self._known("name"),
+            now=self.clock.now,
+        )
+
+    @cached_property
+    def instance_roles(self) -> InstanceRoles:
+        """The roles of instances."""
+        from runctl.aws.instance_roles import InstanceRoles
+
+        return InstanceRoles(self.clients.get, role_arn=self._known("instance_role"))
+
+    @cached_property
+    def run_sessions(self) -> RunSessions:
+        """The sessions for runs and for their trainers."""
+        from runctl.aws.run_sessions import RunSessions
+        from runctl.policy.session_policy import Place
+
+        role = self._known("run_role")
+        return RunSessions(
+            self.clients.get("sts"),
+            run_role=role,
+            trainer_role=self._known("trainer_role"),
+            place=Place(
+                bucket=self._known("bucket"),
+                region=self._known("region"),
+                account=role.split(":")[4],
+                partition=role.split(":")[1],
+            ),
+            table=self._known("table"),
         )
 
     def _known(self, field: str) -> str:

@@ -139,6 +139,14 @@ _FUNCTIONS: Mapping[str, Calls] = {
     "ask_trial": _WRITE,
     "record_trial": (*_WRITE, *_EXECUTIONS),
     "judge_trial": _WRITE,
+    "issue_credentials": (
+        *_READ, *_DESCRIBE,
+        *_on(
+            ("arn:aws:iam::{account}:instance-profile/verify",), "iam:GetInstanceProfile",
+        ),
+        *_on(("{run_role}",), "sts:AssumeRole", "sts:TagSession"),
+        *_on(("{session_trainer_role}",), "sts:AssumeRole"),
+    ),
     "finish_sweep": (
         *_WRITE, *_EXECUTIONS, *_UNSETTLED, *_STOP, *_NOTIFY,
         *_objects("PutObject", "groups/verify/results.json"),
@@ -259,6 +267,58 @@ _AGENT: Calls = (
         "states:SendTaskHeartbeat",
     ),
     *_on((_STREAM,), "logs:CreateLogStream", "logs:PutLogEvents"),
+    *_invoking("judge_trial", "issue_credentials"),
+    *_PULL_IMAGES,
+    *_SECRETS,
+)  # fmt: skip
+# The tags of the session of a run, which the policy of its role refers to.
+_TAGS = {
+    "aws__PrincipalTag/RunId": "verify", "aws__PrincipalTag/Attempt": "0001",
+    "aws__PrincipalTag/Group": "verify", "aws__PrincipalTag/Followed": "verified",
+}  # fmt: skip
+
+
+def _tagged(resources: tuple[str, ...], *actions: str, **conditions: str) -> Calls:
+    return _on(resources, *actions, **_TAGS, **conditions)
+
+
+_SESSION: Calls = (
+    *_objects(
+        "GetObject", "code/verify.tar.gz", "environments/verify", "inputs/verify", "outputs/verify",
+        "runs/verify/checkpoints/verify",
+    ),
+    *_tagged(
+        tuple(
+            f"{_OBJECT}{path}"
+            for path in (
+                "environments/parts/verify", "environments/runs/verify/0000/verify.json",
+                "outputs/verify", "runs/verify/verify", "runs/verify/shards/verify",
+                "runs/verify/checkpoints/shards/verify",
+            )
+        ),
+        "s3:PutObject", "s3:AbortMultipartUpload",
+    ),
+    *_tagged(
+        (f"{_OBJECT}runs/verify/checkpoints/parts/verify",), "s3:DeleteObject"
+    ),
+    *_LIST,
+    *_tagged(
+        ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Query", **_RUN_ITEMS
+    ),
+    *_tagged(("{table}",), "dynamodb:GetItem", dynamodb__LeadingKeys="TOKEN#verify#0001"),
+    *_tagged(
+        ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",
+        dynamodb__LeadingKeys="WARM#verify",
+    ),
+    *_tagged(
+        ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",
+        dynamodb__LeadingKeys="RUN#verified", dynamodb__Attributes="pins",
+    ),
+    *_on(
+        (f"{_MACHINE}train",), "states:SendTaskSuccess", "states:SendTaskFailure",
+        "states:SendTaskHeartbeat",
+    ),
+    *_tagged((f"{_STREAM}/0001-000",), "logs:CreateLogStream", "logs:PutLogEvents"),
     *_invoking("judge_trial"),
     *_PULL_IMAGES,
     *_SECRETS,
@@ -294,6 +354,8 @@ ROLE_CALLS: Mapping[str, Calls] = {
     **_MACHINES,
     "instances": (*_AGENT, *_SSM_AGENT, *_on(("{trainer_role}",), "sts:AssumeRole")),
     "trainers": _TRAINER,
+    "sessions of runs": _SESSION,
+    "sessions of trainers": _TRAINER,
     "image builds": _BUILDS,
 }
 
@@ -304,6 +366,8 @@ _LOGICAL_NAMES: Mapping[str, str] = {
     "state machine process": "ProcessMachineRole",
     "instances": "InstanceRole",
     "trainers": "TrainerRole",
+    "sessions of runs": "RunRolesRunRole",
+    "sessions of trainers": "RunRolesTrainerRole",
     "image builds": "ImagesRole",
     # The state machine has the construct's id Train.
     "train": "TrainFunctionRole",

@@ -267,6 +267,18 @@ class MachineCapabilities(CapabilitiesBase):
             statements=[allow(["ec2:DescribeInstanceTypes"], ["*"])], variables=self._name()
         )
 
+    def identify_instances(self) -> Capability:
+        """Know the role of the instances that we launch, and find those of existing instances."""
+        # Instances that belong to others have profiles with any name.
+        profiles = f"arn:aws:iam::{self._settings.account}:instance-profile/*"
+        return Capability(
+            statements=[
+                *self.machines().statements,
+                allow(["iam:GetInstanceProfile"], [profiles]),
+            ],
+            variables={**self._name(), "RUNCTL_INSTANCE_ROLE": self._compute.role.role_arn},
+        )
+
     def _launch_templates(self) -> Mapping[str, str]:
         templates = {
             kind: {"id": machine.template_id, "version": TEMPLATE_VERSION}

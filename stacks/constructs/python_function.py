@@ -91,3 +91,10 @@ class PythonFunction(Construct):
             retry_attempts=None if oldest_event is None else 2,
         )
         accept(self.function, {"AwsSolutions-L1": RUNTIME_REASON})
+
+    def add(self, capability: Capability) -> None:
+        """Add a capability for a resource that itself refers to the function's role."""
+        for statement in capability.statements:
+            self.role.add_to_policy(statement)
+        for name, value in capability.variables.items():
+            self.function.add_environment(name, value)

@@ -170,8 +170,21 @@ class Role:
             and _matches(action, _listed(statement["Action"]))
             and _matches(resource, _listed(statement["Resource"]))
             and _holds(statement.get("Condition", {}), context or {})
-            for statement in self.statements
+            for statement in _with_tags(self.statements, context or {})
         )
+
+
+def _with_tags(
+    statements: list[dict[str, Any]], context: Mapping[str, list[str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the statements with the tags of the caller; those about an absent tag do not match."""
+    for statement in statements:
+        text = json.dumps(statement)
+        for name, values in context.items():
+            if name.startswith("aws:PrincipalTag/"):
+                text = text.replace(f"${{{name}}}", values[0])
+        if "${aws:PrincipalTag/" not in text:
+            yield json.loads(text)
 
 
 def _listed(value: Any) -> list[str]:

@@ -512,7 +512,11 @@ def allowed_to_instances(app: Synthesized) -> list[tuple[str, str, dict[str, Any
 
 
 def trainer_role(app: Synthesized) -> Resource:
-    (found,) = [role for role in app.of_type("AWS::IAM::Role") if "TrainerRole" in role.logical_id]
+    (found,) = [
+        role
+        for role in app.of_type("AWS::IAM::Role")
+        if "TrainerRole" in role.logical_id and role.stack.endswith("compute")
+    ]
     return found
 
 

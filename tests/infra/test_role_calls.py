@@ -49,6 +49,10 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
         "spot_request": ["spot-instances-request"],
         "missing_role": ["AWSServiceRoleForEC2Spot"],
         "trainer_role": [f"arn:aws:iam::{ACCOUNT}:role/<{roles(app)['trainers'].logical_id}>"],
+        "run_role": [f"arn:aws:iam::{ACCOUNT}:role/<{roles(app)['sessions of runs'].logical_id}>"],
+        "session_trainer_role": [
+            f"arn:aws:iam::{ACCOUNT}:role/<{roles(app)['sessions of trainers'].logical_id}>"
+        ],
         "agent_object": agent,
     }
 

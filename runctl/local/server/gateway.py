@@ -21,7 +21,9 @@ from runctl.local.codebuild.assembly import assemble_builds
 from runctl.local.core import (
     conditional_writes,
     iam,
+    item_conditions,
     limits,
+    policy_variables,
     protocol,
     records,
     resources,
@@ -285,6 +287,8 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     iam.count_loopback_as_tls()
     iam.trust_the_guard()
     conditional_writes.install()
+    policy_variables.install()
+    item_conditions.install()
     used = used_permissions.install()
     bus = EventBus(knobs, account=account, region=region)
     builds = assemble_builds(home, endpoint=url, knobs=knobs, bus=bus, no_engine=setup.no_engine)
