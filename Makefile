@@ -88,7 +88,7 @@ build/image/npm/.downloaded: package-lock.json node_modules/.installed
 # of the image. A machine changes an overlay, never this folder. An engine would run at each boot, so
 # the test that needs it starts it.
 MACHINE_PACKAGES := systemd systemd-sysv dbus udev libpam-systemd iproute2 nftables kmod needrestart \
-	  unattended-upgrades cron docker.io
+	  unattended-upgrades cron docker.io docker-cli
 build/machine/.installed: build/image/base.tar
 	rm -rf build/machine
 	mkdir -p build/machine/root

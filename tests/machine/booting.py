@@ -44,6 +44,7 @@ class Machine:
         self._id, self._folder, self._memory_bytes = instance_id, folder, memory_bytes
         self._endpoint_port, self._metadata_url = endpoint_port, metadata_url
         self._shared = shared
+        self._images = folder / "images"
         self._groups = ControlGroups(instance_id)
         self._relays: list[Relay | MetadataRelay] = []
         self._network: int | None = None
@@ -53,7 +54,7 @@ class Machine:
         """Mount its root, in this process's own mount namespace."""
         upper, work, root = (self._folder / name for name in ("upper", "work", "root"))
         # The journal is kept on the disk if this folder exists.
-        for folder in (upper / "var/log/journal", work, root):
+        for folder in (upper / "var/log/journal", work, root, self._images):
             folder.mkdir(parents=True, exist_ok=True)
         layers = f"lowerdir={BASE},upperdir={upper},workdir={work}"
         _run("mount", "-t", "overlay", "overlay", "-o", layers, str(root))
@@ -76,15 +77,23 @@ class Machine:
                 *("--machine", self._id, "--keep-unit", "--register=no", "--console=pipe"),
                 f"--network-namespace-path=/proc/self/fd/{network}",
                 "--capability=CAP_NET_ADMIN",
+                # What an engine needs besides: keys of its containers, and rules for their devices.
+                "--system-call-filter=@keyring bpf",
                 *("--resolv-conf=off", "--timezone=off", "--link-journal=no"),
                 *(f"--bind={folder}" for folder in self._shared),
+                # An engine makes overlays, which cannot be on one.
+                f"--bind={self._images}:/var/lib/docker",
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
                 pass_fds=[network],
                 # Otherwise it gets the controllers of version 1, with which no fence can be loaded.
-                env={**entering.ENVIRONMENT, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                env={
+                    **entering.ENVIRONMENT,
+                    "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+                    "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+                },
             )
         while self._process.returncode is None and not await self._is_running():
             await asyncio.sleep(0.1)

@@ -177,11 +177,19 @@ class Machines:
 
     def start(self, program: str = "", **request: Any) -> MachineRun:
         """Start a run: of a program, or of a trainer that waits behind a gate."""
-        run_id = f"machine-{uuid.uuid4().hex[:12]}"
-        run = MachineRun(self.testbed, run_id, Path("/var/tmp", run_id))
         if program:
             code = self.testbed.upload_project({"train.py": program})
-            self.testbed.start({"code": code, "script": "train.py", **request}, name=run_id)
-        else:
-            run.start(**request)
+            return self.start_request({"code": code, "script": "train.py", **request})
+        run = self._new_run()
+        run.start(**request)
         return run
+
+    def start_request(self, request: dict[str, Any]) -> MachineRun:
+        """Start a run of any kind."""
+        run = self._new_run()
+        self.testbed.start(request, name=run.run_id)
+        return run
+
+    def _new_run(self) -> MachineRun:
+        run_id = f"machine-{uuid.uuid4().hex[:12]}"
+        return MachineRun(self.testbed, run_id, Path("/var/tmp", run_id))
