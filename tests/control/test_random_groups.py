@@ -37,6 +37,7 @@ from tests.control.steps import (
 GROUP = "group"
 MEMBERS = 8
 AT_ONCE = 2
+MAX_REFUSALS = 3
 TYPES = ("m5.large", "c5.large")
 FAILURES = {
     "ends before it": (False, ""),
@@ -84,6 +85,7 @@ class Agent:
     is_waiting: bool = False
     has_offered: bool = False
     noticed: bool = False
+    refusals: int = 0  # of its report, by a token that is spent
 
 
 class Groups(RuleBasedStateMachine):
@@ -412,7 +414,12 @@ class Groups(RuleBasedStateMachine):
             )
             held = self.world.groups.offer_warm(offer)
             agent.has_offered = held.stage is not WarmStage.LEFT
-        self.world.workflow.report(attempt.token, {"outcome": outcome})
+        if not self.world.workflow.report(attempt.token, {"outcome": outcome}):
+            # A retry of Train may be about to store a newer token, for which agents wait.
+            agent.refusals += 1
+            if agent.refusals < MAX_REFUSALS:
+                return
+        agent.refusals = 0
         if agent.has_offered:
             agent.is_waiting, agent.has_offered = True, False
         else:
@@ -557,7 +564,12 @@ class Groups(RuleBasedStateMachine):
         for member in self.running():
             moved = True
             self.world.clock.advance(timedelta(seconds=20))
-            nodes = {(agent.node.run_id, agent.node.attempt) for agent in self.living()}
+            # An agent that waits for another run sends no heartbeats.
+            nodes = {
+                (agent.node.run_id, agent.node.attempt)
+                for agent in self.living()
+                if not agent.is_waiting
+            }
             is_silent = (member.run_id, member.attempt) not in nodes
             if member in self.waiting_for_reports() and is_silent:
                 self.expire(member)
@@ -574,6 +586,35 @@ class Groups(RuleBasedStateMachine):
             self.world.workflow.ended[f"arn:{GROUP}"] = "SUCCEEDED"
             self.end(None)
         return moved
+
+
+def a_group_whose_train_was_stopped_twice(acts):
+    """Start a run whose agent acts while a retry of Train has a token that is not stored yet."""
+    groups = Groups()
+    groups.begin(is_reconciled=True, keep=60)
+    groups.start_member(TYPES)
+    (member,) = groups.members
+    while member.state != "train":
+        groups.advance(member)
+    groups.advance(member, (1, "ends after it"))
+    groups.advance(member, (1, "ends before it"))
+    assert not member.handed_over
+    for _ in range(acts):
+        for agent in groups.living():
+            groups.act(agent, "completes")
+    return groups, member
+
+
+def test_a_report_whose_token_a_retry_of_train_replaces_is_sent_again():
+    groups, member = a_group_whose_train_was_stopped_twice(acts=1)
+    groups.teardown()
+    assert (member.attempt, member.end["status"]) == (1, "completed")
+
+
+def test_an_agent_that_has_given_up_its_report_leaves_an_attempt_that_is_lost():
+    groups, member = a_group_whose_train_was_stopped_twice(acts=MAX_REFUSALS)
+    groups.teardown()
+    assert (member.attempt, member.end["status"]) == (2, "completed")
 
 
 TestGroups = Groups.TestCase
