@@ -124,6 +124,25 @@ class _Joining:
         return any(folder is not None and folder.kind != "dir" for folder in above)
 
 
+def replaced_saves(flawed: Iterable[str], written: Iterable[str]) -> frozenset[str]:
+    """Return the names of the saves that will stay incomplete, since a later one has followed.
+
+    `flawed` are paths of incomplete saves, and `written` those of all saves that are new.
+    """
+    places = {place_of(path) for path in flawed}
+    names = {place.save for place in places}
+    newest: dict[tuple[str, str], int] = {}
+    for place in map(place_of, written):
+        if place.number is not None and place.save not in names:
+            series = (place.parent, place.root)
+            newest[series] = max(place.number, newest.get(series, -1))
+    return frozenset(
+        place.save
+        for place in places
+        if place.number is not None and place.number < newest.get((place.parent, place.root), -1)
+    )
+
+
 def own_files(folder_state: FolderState, given: FolderState) -> FolderState:
     """Return what a node has written itself: all but what it was restored with.
 

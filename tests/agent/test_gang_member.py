@@ -19,6 +19,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.world import World
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.waiting import CancellableWait
+from runctl.model.errors import TransientError
 from runctl.model.gang import GangReport, NodeEnd
 from runctl.model.gang_options import GangOptions
 from runctl.model.node import Node, NodeId, NodeProgress
@@ -328,3 +329,32 @@ def test_a_rank_is_found_by_the_instance_and_a_stranger_leaves(tmp_path):
     assert found.rank == 1
     stranger = settings_of(tmp_path, instance_id="i-9")
     assert find_node(stranger, ledger, Mailbox()) is None
+
+
+class Patient(Mailbox):
+    """Waits for nothing, notes for how long it would have, and is stopped in the end."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times, self.waits = times, []
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+        if len(self.waits) == self.times:
+            self.end(StopRequest(cause=StopCause.STOP, reason="", detected=NOW))
+
+
+class Unreadable(Ledger):
+    def find_attempt(self, run_id, number):
+        raise TransientError("throttled")
+
+
+@pytest.mark.parametrize("make_ledger", [Ledger, Unreadable])
+def test_the_machines_of_a_gang_read_the_ledger_ever_less_often(tmp_path, make_ledger):
+    ledger, mailbox = make_ledger(), Patient(30)
+    ledger.open(2, "i-0", "i-1")
+    assert find_node(settings_of(tmp_path, attempt=2), ledger, mailbox) is None
+    assert sum(mailbox.waits[:4]) < 4
+    assert len(mailbox.waits) == 30
+    assert min(mailbox.waits[20:]) > 5
+    assert max(mailbox.waits) <= 12

@@ -97,6 +97,61 @@ def test_a_save_without_the_part_of_a_node_is_not_committed(gang: Gang) -> None:
     assert gang.files() == SAVE
 
 
+def test_a_save_that_waits_says_once_what_for(
+    gang: Gang, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gang_files, "SLOW_AFTER", 0.05)
+    caplog.set_level("INFO", gang_files.__name__)
+    first, second = gang.nodes
+    write_torch_save(first.folder, 7, 0, 1)
+    write_torch_save(second.folder, 7, 2, 3)
+    second.count_files()
+    with pytest.raises(PartMissingError):
+        first.save(seconds=0.5)
+    (line,) = [record.message for record in caplog.records if "not whole yet" in record.message]
+    assert "step-000000007/__2_0.distcp" in line
+
+
+def test_a_save_that_lacks_a_part_does_not_hold_up_those_that_follow(
+    gang: Gang, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = gang.nodes
+
+    def save(step: int, *ranks: int) -> None:
+        write_torch_save(first.folder, step, 0, 1)
+        write_torch_save(second.folder, step, *ranks)
+        second.save()
+        first.save(seconds=5)
+
+    with pytest.raises(PartMissingError, match=r"step-000000007/__2_0\.distcp"):
+        save(7, 3)
+    for step in (8, 9):
+        save(step, 2, 3)
+        assert gang.cloud.run().step == step
+        assert {path.partition("/")[0] for path in gang.files()} == {
+            f"step-{number:09d}" for number in range(8, step + 1)
+        }
+    assert caplog.text.count("a save is left out: step-000000007/__2_0.distcp") == 1
+    # Its last part may still come.
+    write_torch_save(second.folder, 7, 2)
+    save(10, 2, 3)
+    assert len(gang.files()) == 4 * len(SAVE)
+
+
+def test_the_newest_save_is_not_left_out(gang: Gang) -> None:
+    first, second = gang.nodes
+    write_torch_save(first.folder, 50, 0, 1)
+    write_torch_save(second.folder, 50, 2, 3)
+    second.save()
+    first.save()
+    # A program that begins anew.
+    write_torch_save(first.folder, 7, 0, 1)
+    write_torch_save(second.folder, 7, 3)
+    second.save()
+    with pytest.raises(PartMissingError, match=r"step-000000007/__2_0\.distcp"):
+        first.save(seconds=0.2)
+
+
 def test_an_older_part_is_not_enough(gang: Gang) -> None:
     first, second = gang.nodes
     for step in (7, 8):

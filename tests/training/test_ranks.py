@@ -16,7 +16,7 @@ from runctl.agent.gang.pulses import GangProgram, Pulses
 from runctl.agent.instance import processes
 from runctl.model.gang import GangReport, RankPulse
 from runctl.model.node import Node, NodeProgress
-from runctl.policy.gang_facts import Hung, NodeFacts
+from runctl.policy.gang_facts import Failed, Hung, NodeFacts
 from runctl.policy.gang_health import judge
 from tests.agent.machine import wait_until
 from tests.training.place import Place, read_line
@@ -161,7 +161,7 @@ class GangNode:
     def worker(self) -> int:
         return int(read_line(self.launcher).split()[-1])
 
-    def facts(self) -> NodeFacts:
+    def facts(self, *, running_for: float = 0.0) -> NodeFacts:
         report = GangReport(ranks=(self.pulse(),))
         node = Node(
             run_id="run-1",
@@ -170,7 +170,7 @@ class GangNode:
             instance_id=f"i-{self.rank}",
             progress=NodeProgress(gang=report),
         )
-        return NodeFacts(node=node, is_own=True, step_seconds=0.1)
+        return NodeFacts(node=node, is_own=True, step_seconds=0.1, running_for=running_for)
 
 
 def wait_for_launchers(nodes: list[GangNode]) -> None:
@@ -216,6 +216,29 @@ def test_ranks_of_two_nodes_are_seen_hang_and_stop_together(place: Place, framew
     assert ends[0] == ends[1]
     assert ends[0].endswith("True")
     assert place.names() == [f"step-{int(ends[0].split()[0]):09d}"]
+
+
+def test_ranks_that_never_join_are_not_mistaken_for_their_launchers_which_have(
+    place: Place, frameworks: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = """
+        import os, time
+        launcher = os.getppid()
+        print(os.getpid(), flush=True)
+        while os.getppid() == launcher:
+            time.sleep(0.05)
+    """
+    (place.root / "train.py").write_text(textwrap.dedent(program))
+    nodes = [GangNode(place, frameworks, rank, port) for rank in (0, 1)]
+    for node in nodes:
+        node.worker()  # its launcher has met the other one
+        assert not node.pulse().has_joined
+    assert judge([node.facts(running_for=60.0) for node in nodes]) is None
+    verdict = judge([node.facts(running_for=1801.0) for node in nodes])
+    assert isinstance(verdict, Failed)
+    assert "call it at its start, or remove nodes" in verdict.reason
 
 
 def test_a_group_is_joined_only_by_several_ranks_and_has_the_backend_of_the_machine(

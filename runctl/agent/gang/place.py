@@ -1,6 +1,7 @@
 """The place of this instance in a gang: its rank, which only the ledger knows."""
 
 import logging
+import random
 from datetime import timedelta
 
 from runctl.agent.instance.settings import Settings
@@ -10,6 +11,8 @@ from runctl.model.errors import RunctlError
 from runctl.model.node import Node
 
 POLL = timedelta(milliseconds=500)
+MAX_POLL = timedelta(seconds=10)
+SLOWER = 1.25
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +25,7 @@ def find_node(settings: Settings, ledger: AgentLedger, mailbox: Mailbox) -> Node
     """
     if not settings.is_gang:
         return Node(run_id=settings.run_id, attempt=settings.attempt, rank=settings.rank)
+    poll = POLL.total_seconds()
     while mailbox.ending is None:
         try:
             run = ledger.find_run(settings.run_id)
@@ -38,5 +42,8 @@ def find_node(settings: Settings, ledger: AgentLedger, mailbox: Mailbox) -> Node
             if attempt is not None and (attempt.was_launched or attempt.ended is not None):
                 logger.info("the attempt is on other instances")
                 return None
-        mailbox.wait(POLL.total_seconds())
+        # Usually the launch is recorded within a second or two, but while EC2 or DynamoDB refuse,
+        # all machines of the gang would read the ledger twice a second.
+        mailbox.wait(poll * random.uniform(0.8, 1.2))  # noqa: S311
+        poll = min(SLOWER * poll, MAX_POLL.total_seconds())
     return None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from runctl.aws.checkpoints import CheckpointStore
-from runctl.checkpoint.joining import NodeFiles, join, states_of, waits_for
-from runctl.checkpoint.layouts import flaws_between
+from runctl.checkpoint.joining import NodeFiles, join, replaced_saves, states_of, waits_for
+from runctl.checkpoint.layouts import Flaw, flaws_between
 from runctl.checkpoint.retention import NODE_MANIFESTS_KEPT
+from runctl.checkpoint.save_groups import is_incomplete, save_of
 from runctl.checkpoint.settling import Snapshot
 from runctl.checkpoint.stated_steps import Read
 from runctl.checkpoint.torch_records import METADATA, named_records
@@ -23,6 +24,7 @@ from runctl.model.node import Node, NodeStage
 
 MAX_WAIT = 60.0
 POLL_SECONDS = 0.5
+SLOW_AFTER = 3.0
 # Left of a notice for the commit itself.
 RESERVE = timedelta(seconds=3)
 # Ranks save at the same step, but not in the same moment.
@@ -43,6 +45,11 @@ class Joined:
 
     entries: tuple[Entry, ...]
     ranks: tuple[int, ...]
+
+    def without(self, saves: AbstractSet[str]) -> "Joined":
+        """Return the files that do not belong to some saves, given by name."""
+        kept = (entry for entry in self.entries if not is_incomplete(saves, entry.path))
+        return Joined(tuple(kept), self.ranks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,7 @@ class GangFiles:
         self._lost = lost
         self._manifests: dict[str, Manifest] = {}
         self._without_files: set[int] = set()
+        self._left_out: frozenset[str] = frozenset()
         self._named: dict[tuple[object, ...], frozenset[str]] = {}
 
     def join(
@@ -100,11 +108,16 @@ class GangFiles:
         taken_at = datetime.now(timezone.utc)
         # The last save is tried only once; any other is tried again with later files.
         is_last = until < float("inf")
-        give_up = until - RESERVE.total_seconds() if is_last else time.monotonic() + MAX_WAIT
+        began, said = time.monotonic(), ""
+        give_up = until - RESERVE.total_seconds() if is_last else began + MAX_WAIT
         while True:
             nodes = self._observe(taken_at)
             joined = self._join(own, nodes)
-            problem, is_certain = self._problem(own, joined, nodes)
+            flaws = self._flaws(own, joined)
+            left_out = self._never_whole(own, flaws)
+            joined = joined.without(left_out)
+            flaws = [flaw for flaw in flaws if not is_incomplete(left_out, flaw.path)]
+            problem, is_certain = self._problem(own, flaws, nodes)
             if not problem:
                 added = set(joined.entries) - set(own.entries)
                 if gone := find_gone(added):
@@ -115,9 +128,13 @@ class GangFiles:
                 self._without_files |= {
                     node.rank for node in nodes if node.has_answered and not node.files
                 }
+                self._left_out = left_out
                 return joined
             if is_late:
                 raise PartMissingError(problem)
+            if problem != said and time.monotonic() - began >= SLOW_AFTER:
+                said = problem
+                logger.info("the save is not whole yet: %s", problem)
             if superseded.wait(POLL_SECONDS):
                 raise SupersededError("a newer snapshot is uploaded instead")
 
@@ -199,10 +216,8 @@ class GangFiles:
                     found.setdefault(entry.path, entry)
         return list(found.values())
 
-    def _problem(
-        self, own: OwnSave, joined: Joined, nodes: Sequence[NodeFiles]
-    ) -> tuple[str, bool]:
-        """Return what is missing in a save, "" for nothing, and whether that is certain."""
+    def _flaws(self, own: OwnSave, joined: Joined) -> list[Flaw]:
+        """Return what is missing in what is new, and in what was left out so far."""
         fresh = {path.rpartition("/")[0] for path in own.snapshot.changed}
         entries = {entry.path: entry for entry in own.entries}
 
@@ -212,13 +227,29 @@ class GangFiles:
         def records(path: str) -> frozenset[str]:
             return self._records(own, entries[path]) if path in entries else frozenset()
 
-        waiting = waits_for(nodes, own.step)
         folders = states_of(joined.entries)
-        flaws = [
+        fresh |= {folder for folder in folders if save_of(f"{folder}/file") in self._left_out}
+        return [
             flaw
             for folder in sorted(fresh & folders.keys())
             for flaw in flaws_between(folder, folders[folder], text, records)
         ]
+
+    def _never_whole(self, own: OwnSave, flaws: Iterable[Flaw]) -> frozenset[str]:
+        """Return the names of saves to leave out: they must not hold up those that follow."""
+        certain = [flaw for flaw in flaws if flaw.is_certain]
+        names = {save_of(flaw.path) for flaw in certain}
+        replaced = replaced_saves((flaw.path for flaw in certain), self._new(own))
+        for flaw in certain:
+            if save_of(flaw.path) in replaced - self._left_out:
+                logger.warning("a save is left out: %s", flaw.reason)
+        return replaced | (names & self._left_out)
+
+    def _problem(
+        self, own: OwnSave, flaws: Sequence[Flaw], nodes: Sequence[NodeFiles]
+    ) -> tuple[str, bool]:
+        """Return what is missing in a save, "" for nothing, and whether that is certain."""
+        waiting = waits_for(nodes, own.step)
         certain = [flaw.reason for flaw in flaws if flaw.is_certain]
         if certain:
             return f"{certain[0]}; {waiting}" if waiting else certain[0], True
