@@ -35,14 +35,14 @@ build/wheels/.downloaded: requirements/examples.txt .venv/.installed
 	$(BIN)/python -m pip download --quiet --require-hashes --only-binary :all: -d build/wheels -r requirements/examples.txt
 	@touch $@
 
-# What the hooks are tested against. torch has no hash: its builds for each platform, with and without
-# CUDA, are different files of one version. A build for the CPU is enough, where pip finds one; it is
+# What the hooks are tested against. A build of torch for the CPU is enough, where pip finds one; it is
 # not part of setup because elsewhere it takes gigabytes.
-build/frameworks/.installed: requirements/frameworks.txt .venv/.installed
+build/frameworks/.installed: requirements/frameworks.txt requirements/torch.txt requirements/torch-cpu.txt .venv/.installed
 	$(PYTHON) -m venv --clear --without-pip build/frameworks
 	$(call install,build/frameworks/bin/python,requirements/frameworks.txt)
-	$(BIN)/python -m pip --python build/frameworks/bin/python install --quiet \
-	  $$(grep '^torch==' requirements/frameworks.in)
+	for list in torch-cpu torch; do \
+	  $(BIN)/python -m pip --python build/frameworks/bin/python install --quiet --no-deps --require-hashes \
+	    -r requirements/$$list.txt && break; done
 	@touch $@
 
 # The tools that bench/checkpoint.py and bench/gang.py compare with, apart from rclone, which is not
@@ -168,7 +168,7 @@ soak: setup  ## interrupt a run 50 times at random moments, and account for ever
 fuzz: setup  ## an hour of untrusted data: manifests, archives, settings, metrics, files
 	RUNCTL_FUZZ_SECONDS=$${RUNCTL_FUZZ_SECONDS:-3600} $(BIN)/python -m pytest -q -s --timeout 0 tests/fuzz
 
-check: setup  ## format, lint, types, imports, spelling, vocabulary, dead code, templates
+check: setup  ## format, lint, types, imports, spelling, vocabulary, dead code, locks, templates
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
@@ -177,6 +177,7 @@ check: setup  ## format, lint, types, imports, spelling, vocabulary, dead code, 
 	$(BIN)/vulture
 	$(BIN)/python -m pytest -q tests/docs/test_vocabulary.py
 	$(BIN)/shellcheck instance_scripts/*.sh .ci/run
+	$(BIN)/python requirements/audit.py
 	$(BIN)/python -m stacks.check
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms \
@@ -227,6 +228,8 @@ lock: setup  ## rewrite the lock files from requirements/*.in
 	$(call lock,uv,--allow-unsafe)
 	$(call lock,dev,--allow-unsafe)
 	$(call lock,examples,)
+	$(BIN)/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --output-file requirements/torch.txt requirements/torch.in
 	$(call lock,frameworks,--unsafe-package torch)
 	$(call lock,bench,--unsafe-package torch)
 	$(call lock,image,--allow-unsafe)
