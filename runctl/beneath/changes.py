@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from runctl.beneath.folder import Folder, walk
 from runctl.beneath.paths import (
     FOLDER_FLAGS,
     REPLACED,
-    make_folder,
     open_folder,
     open_regular,
 )
@@ -98,14 +98,16 @@ def _folder_in(name: str, at: int) -> int | None:
 def clear(path: Path) -> None:
     """Empty a folder, creating it if necessary; it may be in use as a working directory.
 
-    A link or file in its place is removed; the target of a link is left alone.
+    A link in its place is removed; the target of the link is left alone. Raises FileExistsError
+    if there is a file.
     """
     at = open_folder(path.parent, make=True)
     try:
         folder = _folder_in(path.name, at)
         if folder is None:
-            _unlink(path.name, at)
-            make_folder(path.name, at)
+            if _is_link(path.name, at):
+                _unlink(path.name, at)
+            os.mkdir(path.name, dir_fd=at)
             folder = os.open(path.name, FOLDER_FLAGS, dir_fd=at)
         try:
             _empty(folder)
@@ -194,6 +196,13 @@ def _free_names(root: int) -> Iterator[str]:
             os.stat(name, dir_fd=root, follow_symlinks=False)
         except FileNotFoundError:
             yield name
+
+
+def _is_link(name: str, at: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _unlink(name: str, at: int) -> None:

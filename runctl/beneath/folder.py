@@ -67,25 +67,49 @@ class Folder:
 
     def open(self, path: str) -> int:
         """Open a regular file in it for reading; FileNotFoundError if there is none."""
-        *above, name = path.split("/")
+        above, _, name = path.rpartition("/")
+        if not above:
+            return self.open_at(name, self.descriptor)
+        at = self._open_below(above)
+        try:
+            return self.open_at(name, at)
+        finally:
+            os.close(at)
+
+    @contextlib.contextmanager
+    def parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """Open the folder that `path` lies in; yield its descriptor and the name in it.
+
+        Raises FileNotFoundError if there is no such folder.
+        """
+        above, _, name = path.rpartition("/")
+        at = self._open_below(above) if above else self.descriptor
+        try:
+            yield at, name
+        finally:
+            if above:
+                os.close(at)
+
+    def _open_below(self, path: str) -> int:
         at = self.descriptor
         try:
-            for folder in above:
-                inner = os.open(folder, FOLDER_FLAGS, dir_fd=at)
+            for name in path.split("/"):
+                inner = os.open(name, FOLDER_FLAGS, dir_fd=at)
                 if at != self.descriptor:
                     os.close(at)
                 at = inner
-            return self.open_at(name, at)
-        except NotADirectoryError as exc:
-            raise FileNotFoundError(errno.ENOENT, "a folder above it was replaced", path) from exc
-        finally:
+        except OSError as exc:
             if at != self.descriptor:
                 os.close(at)
+            if exc.errno == errno.ENOTDIR:
+                raise FileNotFoundError(errno.ENOENT, "a folder was replaced", path) from exc
+            raise
+        return at
 
     def open_at(self, name: str, at: int) -> int:
         """Open a regular file in the folder `at`, which is this one or below it."""
         descriptor = open_regular(name, at)
-        if self.is_foreign(os.fstat(descriptor)):
+        if self._owner is not None and self.is_foreign(os.fstat(descriptor)):
             os.close(descriptor)
             raise FileNotFoundError(errno.ENOENT, "it is a hard link to another user's file", name)
         return descriptor
@@ -138,13 +162,14 @@ class Folder:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from exc
             raise
 
-    def is_foreign(self, info: os.stat_result) -> bool:
+    def is_foreign(self, info: os.stat_result, *, own_links: int = 0) -> bool:
         """Return whether it is another name of a file that the folder's owner cannot have made.
 
         Where the kernel does not protect hard links, any user may give any file a name of its own.
+        `own_links` is how many names of it are the agent's.
         """
         return (
-            self._owner is not None and info.st_nlink > 1 and info.st_uid != self._owner
+            self._owner is not None and info.st_nlink > 1 + own_links and info.st_uid != self._owner
             and not stat.S_ISDIR(info.st_mode)
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runctl.checkpoint.chunks import BUFFER_BYTES
+from runctl.checkpoint.chunks import BUFFER_BYTES, OpenFile, opened
 from runctl.checkpoint.known_files import Stored
 from runctl.checkpoint.settling import ChangedError, FileState
 from runctl.model.checkpoint import Part
@@ -23,10 +23,9 @@ REPACKED_BYTES = 8 * BUNDLE_BYTES
 
 
 class PinnedFile(NamedTuple):
-    """A file of a snapshot; its bytes are `content`, or are read from `place`."""
+    """A file of a snapshot; its bytes are `content`, or have to be read."""
 
     path: str
-    place: str
     seen: FileState
     is_log: bool
     content: bytes | None = None
@@ -90,7 +89,9 @@ class Bundle:
     def __iter__(self) -> Iterator[memoryview]:
         yield self.buffer[: self.size_bytes]
 
-    def read(self, files: Sequence[PinnedFile], known: Collection[str]) -> list[tuple[str, int]]:
+    def read(
+        self, files: Sequence[PinnedFile], known: Collection[str], open_file: OpenFile
+    ) -> list[tuple[str, int]]:
         """Read files; return the digest of each and its offset in the bundle.
 
         Contents that are in `known` are not kept here, and their offset is meaningless. Raises
@@ -102,7 +103,7 @@ class Bundle:
             end = self.size_bytes + file.seen.size
             content = self.buffer[self.size_bytes : end]
             if file.content is None:
-                _read(file, content)
+                _read(file, content, open_file)
             else:
                 content[:] = file.content
             digest = hashlib.sha256(content).hexdigest()
@@ -118,13 +119,9 @@ class Bundle:
         return Part(sha256=digest, size_bytes=self.size_bytes)
 
 
-def _read(file: PinnedFile, content: memoryview) -> None:
-    path, place, file_state, is_log, _ = file
-    try:
-        descriptor = os.open(place, os.O_RDONLY)
-    except FileNotFoundError as exc:
-        raise ChangedError(f"{path} was removed while it was being read") from exc
-    try:
+def _read(file: PinnedFile, content: memoryview, open_file: OpenFile) -> None:
+    path, file_state, is_log, _ = file
+    with opened(path, file_state, open_file) as descriptor:
         done = 0
         while done < file_state.size:
             count = os.preadv(descriptor, [content[done:]], done)
@@ -132,8 +129,6 @@ def _read(file: PinnedFile, content: memoryview) -> None:
                 raise ChangedError(f"{path} became shorter while it was being read")
             done += count
         info = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
     check_unchanged(path, file_state, info, is_log=is_log)
 
 

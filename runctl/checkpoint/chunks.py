@@ -4,10 +4,13 @@ import contextlib
 import mmap
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from runctl.checkpoint.settling import ChangedError
+from runctl.checkpoint.settling import ChangedError, FileState
+
+# Opens a file of a snapshot, by its path and state; FileNotFoundError if it is gone or replaced.
+OpenFile = Callable[[str, FileState], int]
 
 CHUNK_BYTES = 8 * 1024 * 1024
 # Bytes per read. With much less, more calls are needed; with much more, the data leaves the
@@ -115,12 +118,12 @@ class Reader:
 
 
 @contextlib.contextmanager
-def opened(path: str, *, name: str) -> Iterator[int]:
-    """Open a file to read its chunks; raise ChangedError, about `name`, if it is gone."""
+def opened(path: str, file_state: FileState, open_file: OpenFile) -> Iterator[int]:
+    """Open a file of a snapshot; raise ChangedError if it is gone."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_file(path, file_state)
     except FileNotFoundError as exc:
-        raise ChangedError(f"{name} was removed while it was being read") from exc
+        raise ChangedError(f"{path} was removed while it was being read") from exc
     try:
         yield descriptor
     finally:

@@ -8,8 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from runctl.beneath.folder import Folder
 from runctl.checkpoint.folder_state import FileState, FolderState
-from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.pinned_files import pin_name
 from runctl.checkpoint.sqlite_copy import SIDECARS, DatabaseError, copy_database
 
 # Each copy becomes a checkpoint: soon at first, then at a rate that costs little.
@@ -187,7 +188,8 @@ class Databases:
             fresh = self.place / "new"
             fresh.unlink(missing_ok=True)
             seconds = MAX_COPY_TIME.total_seconds()
-            copy_database(self._folder / path, fresh, self.place / "work", seconds=seconds)
+            with Folder.opened(self._folder) as folder:
+                copy_database(folder, path, fresh, self.place / "work", seconds=seconds)
             info = fresh.stat()
             inode = (info.st_dev, info.st_ino)
             mode = info.st_mode & 0o7777

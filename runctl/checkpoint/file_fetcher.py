@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runctl.aws.fast_s3.http1 import Buffer, Write
 from runctl.aws.parts import PartStore
+from runctl.beneath.changes import clear
 from runctl.checkpoint.local_files import BLOCK_BYTES, LocalFiles
 from runctl.checkpoint.placing import NEW_FILE_FLAGS, place
 from runctl.checkpoint.unpacking import OLD_FILE_FLAGS, Unpacking
@@ -66,7 +67,8 @@ class FileFetcher:
         self._keep_only(self._complete)  # an interrupted fetch leaves files behind
         wanted = {_content_name(entry): entry for entry in manifest.entries if entry.kind == "file"}
         if reuse is not None:
-            self._take_from(LocalFiles(reuse), wanted)
+            with LocalFiles.of(reuse) as local:
+                self._take_from(local, wanted)
         run_workers(self._missing(wanted), self._fetch_parts)
         for name, entry in wanted.items():
             self._note(name, entry)
@@ -186,7 +188,7 @@ class FileFetcher:
         reach("restore.fetched")
         clear(folder)
         reach("restore.folder_cleared")
-        place(manifest.entries, str(folder), str(self._incoming), _content_name)
+        place(manifest.entries, folder, self._incoming, _content_name)
         reach("restore.placed")
         self.discard()
 
@@ -195,21 +197,6 @@ class FileFetcher:
         self._complete = set()
         self._parts = {}
         shutil.rmtree(self._incoming, ignore_errors=True)
-
-
-def clear(folder: Path) -> None:
-    """Empty a folder, creating it if necessary; it may be in use as a working directory.
-
-    A link in its place is removed; the target of the link is left alone.
-    """
-    if folder.is_symlink():
-        folder.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in os.scandir(folder):
-        if item.is_dir(follow_symlinks=False):
-            shutil.rmtree(item.path)
-        else:
-            Path(item.path).unlink()
 
 
 def _content_name(entry: Entry) -> str:

@@ -1,11 +1,14 @@
 """An inspector that reads the files of a checkpoint folder as little and as seldom as possible."""
 
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from runctl.beneath.folder import Folder
+from runctl.beneath.paths import open_folder
 from runctl.checkpoint.folder_state import FileState
 from runctl.checkpoint.formats import MAX_READ_BYTES, Source, Verdict, judge
 from runctl.checkpoint.torch_records import MAX_METADATA_BYTES, named_records
@@ -26,7 +29,10 @@ class Inspector:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._path = folder
+        self._folder: Folder | None = None
+        self._identity = 0, 0
+        self._close: Callable[[], object] = lambda: None
         self._verdicts: dict[Identity, Verdict | None] = {}
         self._texts: dict[Identity, str] = {}
         self._records: dict[Identity, frozenset[str]] = {}
@@ -64,8 +70,7 @@ class Inspector:
     def is_database(self, path: str) -> bool:
         """Return whether a file is an SQLite database, whatever its name."""
         with suppress(OSError):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            file = os.open(self._folder / path, flags)
+            file = self._root().open(path)
             try:
                 return os.pread(file, len(SQLITE), 0) == SQLITE
             finally:
@@ -74,9 +79,7 @@ class Inspector:
 
     @contextmanager
     def _opened(self, path: str, file_state: FileState) -> Iterator[int]:
-        # Without O_NONBLOCK, opening would block if a pipe had replaced the file.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.open(f"{self._folder}/{path}", flags)
+        file = self._root().open(path)
         try:
             info = os.fstat(file)
             if ((info.st_dev, info.st_ino), info.st_size, info.st_mtime_ns) != _identity(
@@ -86,6 +89,20 @@ class Inspector:
             yield file
         finally:
             os.close(file)
+
+    def _root(self) -> Folder:
+        """Return the folder, which stays open as long as its path leads to it."""
+        if self._folder is not None:
+            info = os.stat(self._folder.path)  # noqa: PTH116 - for each file
+            if (info.st_dev, info.st_ino) == self._identity:
+                return self._folder
+            self._close()
+            self._folder = None
+        folder = Folder(open_folder(self._path), str(self._path))
+        self._folder, self._close = folder, weakref.finalize(self, folder.close)
+        info = os.fstat(folder.descriptor)
+        self._identity = info.st_dev, info.st_ino
+        return folder
 
 
 def _identity(file_state: FileState) -> Identity:

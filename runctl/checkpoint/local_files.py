@@ -1,16 +1,18 @@
 """Files of a checkpoint that are on the machine already, and need not be fetched."""
 
+import contextlib
 import hashlib
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from runctl.beneath.folder import Folder
+from runctl.beneath.paths import open_folder
 from runctl.checkpoint.folder_state import FolderState, scan_folder
-from runctl.checkpoint.placing import NEW_FILE_FLAGS
+from runctl.checkpoint.pinned_files import copy_file
 from runctl.model.checkpoint import Entry
 from runctl.model.errors import CheckpointError
 
-READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BLOCK_BYTES = 1024 * 1024
 
 
@@ -21,12 +23,24 @@ class LocalFiles:
     faster than fetching them, and neither sizes nor times prove anything.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder | None, files: FolderState) -> None:
         self._folder = folder
+        self._files = files
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, folder: Path) -> Iterator["LocalFiles"]:
+        """Scan a folder; if that fails, it has no files, and all of it is fetched."""
         try:
-            self._files: FolderState = scan_folder(folder)
-        except (CheckpointError, OSError):  # then all of it is fetched
-            self._files = {}
+            files = scan_folder(folder)
+            opened = Folder(open_folder(folder), str(folder))
+        except (CheckpointError, OSError):
+            yield cls(None, {})
+            return
+        try:
+            yield cls(opened, files)
+        finally:
+            opened.close()
 
     def take(self, entry: Entry, target: str) -> bool:
         """Give a file of the folder the further name `target` if it has the content of an entry.
@@ -39,18 +53,18 @@ class LocalFiles:
             and file_state.kind == "file"
             and 0 < file_state.size == entry.size_bytes
         )
-        if file_state is None or not is_alike:
+        if self._folder is None or file_state is None or not is_alike:
             return False
         try:
-            # No folder above it was a link when it was scanned, and it must still be that file.
-            source = os.open(self._folder / entry.path, READ_FLAGS)
-            try:
-                info = os.fstat(source)
-                if (info.st_dev, info.st_ino) != file_state.inode:
-                    return False
-                self._add_name(source, info, self._folder / entry.path, target)
-            finally:
-                os.close(source)
+            with self._folder.parent(entry.path) as (at, name):
+                source = self._folder.open_at(name, at)
+                try:
+                    info = os.fstat(source)
+                    if (info.st_dev, info.st_ino) != file_state.inode:
+                        return False
+                    _add_name(source, info, name, at, target)
+                finally:
+                    os.close(source)
             if _has_content(entry, target):
                 return True
         except OSError:
@@ -58,22 +72,19 @@ class LocalFiles:
         _remove(target)
         return False
 
-    def _add_name(self, source: int, info: os.stat_result, path: Path, target: str) -> None:
-        """Link the file, or copy it where another name of it may belong to someone else.
 
-        Times and mode of what is restored are set, and would change there, too.
-        """
-        if info.st_nlink == 1:
-            os.link(path, target, follow_symlinks=False)
-            linked = os.lstat(target)
-            if (linked.st_dev, linked.st_ino) != (info.st_dev, info.st_ino):
-                raise FileNotFoundError(str(path))
-            return
-        with (
-            open(os.dup(source), "rb") as original,
-            open(os.open(target, NEW_FILE_FLAGS, 0o600), "wb") as copy,
-        ):
-            shutil.copyfileobj(original, copy, BLOCK_BYTES)
+def _add_name(source: int, info: os.stat_result, name: str, at: int, target: str) -> None:
+    """Link the file, or copy it where another name of it may belong to someone else.
+
+    Times and mode of what is restored are set, and would change there, too.
+    """
+    if info.st_nlink == 1:
+        os.link(name, target, src_dir_fd=at, follow_symlinks=False)
+        linked = os.lstat(target)
+        if (linked.st_dev, linked.st_ino) != (info.st_dev, info.st_ino):
+            raise FileNotFoundError(name)
+        return
+    copy_file(source, target, info.st_size)
 
 
 def _has_content(entry: Entry, path: str) -> bool:

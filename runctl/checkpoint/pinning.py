@@ -5,7 +5,10 @@ import os
 import shutil
 from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from runctl.beneath.folder import Folder
+from runctl.checkpoint.pinned_files import copy_file, open_pinned, pin_name
 from runctl.checkpoint.predecessors import OPTIONAL
 from runctl.checkpoint.save_groups import NO_NUMBER, save_of
 from runctl.checkpoint.settling import ChangedError, Contents, FileState, FolderState, newest_saves
@@ -37,7 +40,11 @@ def pin(
     pinned.mkdir(parents=True)
     reader = None if contents is None else _TinyFiles(contents)
     try:
-        return _hold(folder, folder_state, pinned, recently_modified, held, reader)
+        with Folder.opened(folder) as opened:
+            return _Pins(opened, pinned, held, reader).hold(folder_state, recently_modified)
+    except NotADirectoryError as exc:
+        shutil.rmtree(pinned, ignore_errors=True)
+        raise ChangedError(f"{folder} was replaced while it was being pinned") from exc
     except OSError:
         # Half a copy on a full disk would take space that the trainer needs for its own save.
         shutil.rmtree(pinned, ignore_errors=True)
@@ -52,9 +59,11 @@ def read_pinned(
     if content is not None:
         return content[offset : offset + size]
     try:
-        with (pinned / pin_name(folder_state[path])).open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(size)
+        descriptor = open_pinned(pinned, folder_state[path])
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
     except OSError:
         return b""
 
@@ -67,13 +76,14 @@ def link_early(folder: Path, folder_state: FolderState, paths: Iterable[str], pl
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    for path in paths:
-        file_state = folder_state.get(path)
-        if file_state is not None and file_state.kind == "file":
-            with contextlib.suppress(OSError):
-                os.link(
-                    f"{folder}/{path}", f"{place}/{pin_name(file_state)}", follow_symlinks=False
-                )
+    with contextlib.suppress(OSError), Folder.opened(folder) as opened:
+        for path in paths:
+            file_state = folder_state.get(path)
+            if file_state is not None and file_state.kind == "file":
+                above, _, name = path.rpartition("/")
+                target = f"{place}/{pin_name(file_state)}"
+                with contextlib.suppress(OSError):
+                    os.link(name, target, src_dir_fd=opened.at(above), follow_symlinks=False)
 
 
 def describe_missing_links(folder: Path, pins: Path) -> str:
@@ -98,12 +108,12 @@ class _TinyFiles:
         """Return whether the file has been read."""
         return file_state.inode in self._contents
 
-    def read(self, source: str, file_state: FileState) -> bool:
+    def read(self, source: "_Source", file_state: FileState) -> bool:
         """Read a file that matches its recorded state; return False for any other."""
         if not 0 < file_state.size <= min(TINY_BYTES, self._left):
             return False
         try:
-            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = source.open()
         except OSError:
             return False
         try:
@@ -123,42 +133,105 @@ class _TinyFiles:
         return True
 
 
-def _hold(
-    folder: Path,
-    folder_state: FolderState,
-    pinned: Path,
-    recently_modified: frozenset[str],
-    held: Sequence[Path],
-    tiny: _TinyFiles | None,
-) -> FolderState:
-    places = {name: f"{place}/{name}" for place in held if place.is_dir() for name in _names(place)}
-    names: set[str] = set()
-    vanished = []
-    # Links first, since they take no time: files may vanish while others are copied.
-    for path, file_state in folder_state.items():
-        if file_state.kind == "file":
-            name = pin_name(file_state)
-            if name not in names:
-                source = places.get(name, f"{folder}/{path}")
-                is_held = tiny is not None and tiny.read(source, file_state)
-                if not is_held and not _link(path, source, f"{pinned}/{name}", file_state):
+class _Source(NamedTuple):
+    """A file in the trainer's folder, or one that we hold already; `path` is absolute."""
+
+    path: str
+    folder: Folder | None = None
+    name: str = ""
+    at: int | None = None
+
+    def open(self) -> int:
+        if self.folder is None or self.at is None:
+            return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self.folder.open_at(self.name, self.at)
+
+
+class _Pins:
+    """Files of a folder that are about to be held at `place`."""
+
+    def __init__(
+        self, folder: Folder, place: Path, held: Sequence[Path], tiny: _TinyFiles | None
+    ) -> None:
+        self._folder = folder
+        self._place = place
+        self._held = {
+            item.name: item.path for each in held if each.is_dir() for item in os.scandir(each)
+        }
+        self._tiny = tiny
+
+    def hold(self, folder_state: FolderState, recently_modified: frozenset[str]) -> FolderState:
+        names: set[str] = set()
+        vanished = []
+        # Links first, since they take no time: files may vanish while others are copied.
+        for path, file_state in folder_state.items():
+            if file_state.kind == "file":
+                name = pin_name(file_state)
+                if name not in names and not self._hold_one(path, name, file_state):
                     vanished.append(path)
                     continue
-            names.add(name)
-    for path in recently_modified & folder_state.keys():
-        file_state = folder_state[path]
-        if tiny is not None and tiny.has(file_state):
-            continue
-        if file_state.kind == "file" and path not in vanished:
-            name = pin_name(file_state)
-            own_links = 1 + (name in places)
-            if not _copy_if_written(f"{folder}/{path}", f"{pinned}/{name}", file_state, own_links):
+                names.add(name)
+        for path in recently_modified & folder_state.keys():
+            file_state = folder_state[path]
+            if self._tiny is not None and self._tiny.has(file_state):
+                continue
+            is_there = file_state.kind == "file" and path not in vanished
+            if is_there and not self._copy_if_written(path, file_state):
                 vanished.append(path)
-    return _without_vanished(folder_state, vanished)
+        return _without_vanished(folder_state, vanished)
 
+    def _hold_one(self, path: str, pin: str, file_state: FileState) -> bool:
+        """Read or pin a file; return whether it still exists."""
+        try:
+            source = self._source(path, pin)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if self._tiny is not None and self._tiny.read(source, file_state):
+            return True
+        return _link(path, source, f"{self._place}/{pin}", file_state)
 
-def _names(place: Path) -> list[str]:
-    return [item.name for item in os.scandir(place)]
+    def _source(self, path: str, pin: str) -> _Source:
+        if pin in self._held:
+            return _Source(self._held[pin])
+        above, _, name = path.rpartition("/")
+        at = self._folder.at(above)
+        return _Source(f"{self._folder.path}/{path}", self._folder, name, at)
+
+    def _copy_if_written(self, path: str, file_state: FileState) -> bool:
+        """Replace the link to a file that may be written to by a copy; return whether it exists.
+
+        A file that has no other name than ours cannot be overwritten, and needs no copy.
+        """
+        pin = pin_name(file_state)
+        own_links = 1 + (pin in self._held)
+        place = f"{self._place}/{pin}"
+        try:
+            source = open_pinned(self._place, file_state)
+        except FileNotFoundError:
+            return False
+        try:
+            info = os.fstat(source)
+            is_written = info.st_nlink > own_links or os.path.islink(place)
+            if file_state.size <= MAX_COPY_BYTES and is_written:
+                copy_file(source, f"{place}.copy", file_state.size)
+                info = os.fstat(source)
+                os.utime(f"{place}.copy", ns=(file_state.mtime_ns, file_state.mtime_ns))
+                Path(f"{place}.copy").replace(place)
+        finally:
+            os.close(source)
+        if (info.st_size, info.st_mtime_ns) == (file_state.size, file_state.mtime_ns):
+            return True
+        if self._exists(path):
+            raise ChangedError(f"{path} was written to while it was being copied")
+        return False
+
+    def _exists(self, path: str) -> bool:
+        try:
+            with self._folder.parent(path) as (at, name):
+                os.stat(name, dir_fd=at, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def _without_vanished(folder_state: FolderState, vanished: Iterable[str]) -> FolderState:
@@ -187,18 +260,19 @@ def _without_vanished(folder_state: FolderState, vanished: Iterable[str]) -> Fol
     return left
 
 
-def _link(path: str, source: str, target: str, file_state: FileState) -> bool:
+def _link(path: str, source: _Source, target: str, file_state: FileState) -> bool:
     """Pin a file; return whether it still exists."""
+    name = source.name or source.path
     try:
-        os.link(source, target, follow_symlinks=False)
-        info = os.stat(target)
+        os.link(name, target, src_dir_fd=source.at, follow_symlinks=False)
+        info = os.lstat(target)
     except FileNotFoundError:
         return False
     except OSError:
         # Another file system, or one without hard links: we can only hope that it stays.
-        os.symlink(os.path.abspath(source), target)
+        os.symlink(os.path.abspath(source.path), target)
         try:
-            info = os.stat(source)
+            info = os.stat(name, dir_fd=source.at, follow_symlinks=False)
         except FileNotFoundError:
             os.unlink(target)
             return False
@@ -206,32 +280,3 @@ def _link(path: str, source: str, target: str, file_state: FileState) -> bool:
         os.unlink(target)
         raise ChangedError(f"{path} was replaced while it was being pinned")
     return True
-
-
-def _copy_if_written(path: str, pinned: str, file_state: FileState, own_links: int) -> bool:
-    """Replace the link to a file that may be written to by a copy; return whether the file exists.
-
-    A file that has no other name than ours cannot be overwritten, and needs no copy.
-    """
-    try:
-        info = os.stat(pinned)
-        if file_state.size <= MAX_COPY_BYTES and (
-            info.st_nlink > own_links or os.path.islink(pinned)
-        ):
-            copy = Path(f"{pinned}.copy")
-            shutil.copyfile(pinned, copy)
-            info = os.stat(pinned)
-            os.utime(copy, ns=(file_state.mtime_ns, file_state.mtime_ns))
-            copy.replace(pinned)
-    except FileNotFoundError:
-        return False
-    if (info.st_size, info.st_mtime_ns) == (file_state.size, file_state.mtime_ns):
-        return True
-    if os.path.lexists(path):
-        raise ChangedError(f"{path} was written to while it was being copied")
-    return False
-
-
-def pin_name(file_state: FileState) -> str:
-    """Return the name under which a pinned file is held."""
-    return f"{file_state.inode[0]:x}-{file_state.inode[1]:x}"

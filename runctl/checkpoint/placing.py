@@ -5,18 +5,18 @@ above it. So no link, whether from a manifest or already there, leads a file els
 names the file system considers equal.
 """
 
-import contextlib
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from runctl.beneath.folder import Folder
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Entry
 from runctl.model.errors import DamagedCheckpointError
 
 COPIED_BYTES = 1024 * 1024
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # It must not exist yet, nor be a link to something that does.
 NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Errors caused by names in a manifest that the file system rejects; any other OSError says nothing
@@ -34,44 +34,8 @@ IMPOSSIBLE = frozenset(
 )
 
 
-class _Folders:
-    """Descriptors of folders below a root; those from the root to the last one are open."""
-
-    def __init__(self, root: int) -> None:
-        self._root = root
-        self._open: list[tuple[str, int]] = []
-
-    def descriptor(self, path: str, *, make: bool = False) -> int:
-        """Return a folder's descriptor, which is valid until the next call."""
-        names = path.split("/") if path else []
-        shared = 0
-        while shared < min(len(names), len(self._open)) and names[shared] == self._open[shared][0]:
-            shared += 1
-        self._close(down_to=shared)
-        for name in names[shared:]:
-            above = self._open[-1][1] if self._open else self._root
-            if make:
-                _make_folder(name, above)
-            self._open.append((name, os.open(name, FOLDER_FLAGS, dir_fd=above)))
-        return self._open[-1][1] if self._open else self._root
-
-    def close(self) -> None:
-        self._close(down_to=0)
-
-    def _close(self, *, down_to: int) -> None:
-        while len(self._open) > down_to:
-            os.close(self._open.pop()[1])
-
-
-def _make_folder(name: str, above: int) -> None:
-    try:
-        os.mkdir(name, dir_fd=above)
-    except FileExistsError:
-        return  # if it is not a folder, opening it fails
-
-
 def place(
-    entries: Sequence[Entry], folder: str, incoming: str, content_name: Callable[[Entry], str]
+    entries: Sequence[Entry], folder: Path, incoming: Path, content_name: Callable[[Entry], str]
 ) -> None:
     """Fill an empty folder according to the entries, with verified files from `incoming`.
 
@@ -80,23 +44,14 @@ def place(
     """
     # Depth first: a folder comes directly before its content.
     ordered = sorted(entries, key=lambda entry: entry.path.replace("/", "\0"))
-    with _opened(folder) as root, _opened(incoming) as source:
-        _Placing(root, source, content_name).place(ordered)
-
-
-@contextlib.contextmanager
-def _opened(folder: str) -> Iterator[int]:
-    descriptor = os.open(folder, FOLDER_FLAGS)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with Folder.opened(folder) as root, Folder.opened(incoming) as source:
+        _Placing(root, source.descriptor, content_name).place(ordered)
 
 
 class _Placing:
     """The steps of a placement, in order."""
 
-    def __init__(self, root: int, incoming: int, content_name: Callable[[Entry], str]) -> None:
+    def __init__(self, root: Folder, incoming: int, content_name: Callable[[Entry], str]) -> None:
         self._root = root
         self._incoming = incoming
         self._content_name = content_name
@@ -105,36 +60,30 @@ class _Placing:
     def place(self, entries: Sequence[Entry]) -> None:
         self._uses.update(self._content_name(entry) for entry in entries if entry.kind == "file")
         self._for_each(entries, self._place_one)
-        self._link([entry for entry in entries if entry.kind == "hard"])
+        self._for_each([entry for entry in entries if entry.kind == "hard"], self._link)
         # Children before parents: adding to a folder changes its time, and its mode may lock us
         # out.
         self._for_each(
             [entry for entry in reversed(entries) if entry.kind == "dir"], self._finish_folder
         )
 
-    def _for_each(
-        self, entries: Sequence[Entry], work: Callable[[Entry, _Folders], object]
-    ) -> None:
-        folders = _Folders(self._root)
-        try:
-            for entry in entries:
-                try:
-                    work(entry, folders)
-                except (OSError, ValueError) as exc:
-                    if isinstance(exc, OSError) and exc.errno not in IMPOSSIBLE:
-                        raise
-                    raise DamagedCheckpointError(
-                        f"{entry.path!a} cannot be placed in the folder: {exc}"
-                    ) from exc
-        finally:
-            folders.close()
+    def _for_each(self, entries: Sequence[Entry], work: Callable[[Entry], object]) -> None:
+        for entry in entries:
+            try:
+                work(entry)
+            except (OSError, ValueError) as exc:
+                if isinstance(exc, OSError) and exc.errno not in IMPOSSIBLE:
+                    raise
+                raise DamagedCheckpointError(
+                    f"{entry.path!a} cannot be placed in the folder: {exc}"
+                ) from exc
 
-    def _place_one(self, entry: Entry, folders: _Folders) -> None:
+    def _place_one(self, entry: Entry) -> None:
         above, _, name = entry.path.rpartition("/")
         if entry.kind == "dir":
-            folders.descriptor(entry.path, make=True)
+            self._root.at(entry.path, make=True)
             return
-        at = folders.descriptor(above, make=True)
+        at = self._root.at(above, make=True)
         if entry.kind == "link":
             os.symlink(entry.target, name, dir_fd=at)
             times = (entry.mtime_ns, entry.mtime_ns)
@@ -171,27 +120,14 @@ class _Placing:
         finally:
             os.close(source)
 
-    def _link(self, entries: Sequence[Entry]) -> None:
-        """Give files their other names; each is a file of the manifest that is in place."""
-        sources = _Folders(self._root)
+    def _link(self, entry: Entry) -> None:
+        """Give a file its other name; it is a file of the manifest that is in place."""
+        above, _, name = entry.path.rpartition("/")
+        at = self._root.at(above, make=True)
+        with self._root.parent(entry.target) as (there, target):
+            os.link(target, name, src_dir_fd=there, dst_dir_fd=at, follow_symlinks=False)
 
-        def link(entry: Entry, folders: _Folders) -> None:
-            there, _, target = entry.target.rpartition("/")
-            above, _, name = entry.path.rpartition("/")
-            os.link(
-                target,
-                name,
-                src_dir_fd=sources.descriptor(there),
-                dst_dir_fd=folders.descriptor(above, make=True),
-                follow_symlinks=False,
-            )
-
-        try:
-            self._for_each(entries, link)
-        finally:
-            sources.close()
-
-    def _finish_folder(self, entry: Entry, folders: _Folders) -> None:
-        descriptor = folders.descriptor(entry.path)
+    def _finish_folder(self, entry: Entry) -> None:
+        descriptor = self._root.at(entry.path)
         os.fchmod(descriptor, entry.mode)
         os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))

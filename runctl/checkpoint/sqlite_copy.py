@@ -4,10 +4,14 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
+
+from runctl.beneath.folder import Folder
 
 SIDECARS = ("-wal", "-shm", "-journal")
 HEADER_BYTES = 100
@@ -19,13 +23,14 @@ LOCK = "hhqqi4x"
 PAUSE = 0.02
 BUSY_SECONDS = 1.0
 PAGES_AT_ONCE = 2000
+COPIED_BYTES = 1024 * 1024
 
 
 class DatabaseError(Exception):
     """A database cannot be copied now; the message says why."""
 
 
-def copy_database(source: Path, target: Path, work: Path, *, seconds: float) -> None:
+def copy_database(folder: Folder, path: str, target: Path, work: Path, *, seconds: float) -> None:
     """Copy a database that is in use to a single file, within a time limit.
 
     Nothing in the database's folder is changed or added. Readers do not disturb a writer in WAL
@@ -36,31 +41,53 @@ def copy_database(source: Path, target: Path, work: Path, *, seconds: float) -> 
     """
     until = time.monotonic() + seconds
     try:
-        with source.open("rb") as stream:
-            header = stream.read(HEADER_BYTES)
+        with _opened(folder, path) as source:
+            header = os.pread(source, HEADER_BYTES, 0)
         if WAL_VERSION in header[18:20]:
-            _back_up(source, target, work, until=until, in_one=True)
-        elif not _copy_unlocked(source, target, until=time.monotonic() + seconds / 2):
-            _back_up(source, target, work, until=until, in_one=False)
-        info = source.stat()
+            _back_up(folder, path, target, work, until=until, in_one=True)
+        elif not _copy_unlocked(folder, path, target, until=time.monotonic() + seconds / 2):
+            _back_up(folder, path, target, work, until=until, in_one=False)
+        with _opened(folder, path) as source:
+            info = os.fstat(source)
         target.chmod(info.st_mode & 0o777)
         os.utime(target, ns=(info.st_mtime_ns, info.st_mtime_ns))
     except OSError as exc:
         raise DatabaseError(str(exc)) from exc
 
 
-def _copy_unlocked(source: Path, target: Path, *, until: float) -> bool:
+@contextlib.contextmanager
+def _opened(folder: Folder, path: str) -> Iterator[int]:
+    """Open a file of the database. Never while SQLite has it open: closing it drops all locks."""
+    descriptor = folder.open(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _copy_unlocked(folder: Folder, path: str, target: Path, *, until: float) -> bool:
     """Copy a database while nobody writes to it; return whether there was such a moment."""
     while time.monotonic() < until:
-        with source.open("rb") as stream:
-            before = _state(stream.fileno())
-            if not _is_written(stream.fileno()) and not _has_journal(source):
-                shutil.copyfile(source, target)
-                quiet = not _is_written(stream.fileno()) and not _has_journal(source)
-                if quiet and _state(stream.fileno()) == before:
+        with _opened(folder, path) as source:
+            before = _state(source)
+            if not _is_written(source) and not _has_journal(folder, path):
+                _copy(source, target, before[1], until=until)
+                quiet = not _is_written(source) and not _has_journal(folder, path)
+                if quiet and _state(source) == before:
                     return True
         time.sleep(PAUSE)
     return False
+
+
+def _copy(source: int, target: Path, size: int, *, until: float) -> None:
+    """Copy the first bytes of a file. Raises DatabaseError at the time limit."""
+    done = 0
+    with target.open("wb") as copy:
+        while done < size and (block := os.pread(source, COPIED_BYTES, done)):
+            if time.monotonic() > until:
+                raise DatabaseError(f"{size - done} of {size} bytes were left at the time limit")
+            copy.write(block)
+            done += len(block)
 
 
 def _state(file: int) -> tuple[bytes, int, int]:
@@ -76,14 +103,16 @@ def _is_written(file: int) -> bool:
     return bool(answer[0] != fcntl.F_UNLCK)
 
 
-def _has_journal(source: Path) -> bool:
+def _has_journal(folder: Folder, path: str) -> bool:
     """Return whether there is a journal with content; some modes leave an empty one."""
-    with contextlib.suppress(OSError), Path(f"{source}-journal").open("rb") as stream:
-        return any(stream.read(8))
+    with contextlib.suppress(OSError), _opened(folder, f"{path}-journal") as journal:
+        return any(os.pread(journal, 8, 0))
     return False
 
 
-def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bool) -> None:
+def _back_up(
+    folder: Folder, path: str, target: Path, work: Path, *, until: float, in_one: bool
+) -> None:
     """Copy a database through SQLite's backup.
 
     It is opened by other names, in a folder of our own. So SQLite creates nothing next to the
@@ -98,7 +127,7 @@ def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bo
         if time.monotonic() > until:
             raise DatabaseError(f"{remaining} of {total} pages were left at the time limit")
 
-    linked = _link_all(source, work)
+    linked = _link_all(folder, path, work)
     try:
         address = f"file:{quote(str(linked))}?mode=ro"
         with (
@@ -111,7 +140,7 @@ def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bo
             if in_one:
                 original.execute("begin")
             original.execute("select count(*) from sqlite_master").fetchone()
-            if not _are_same(source, linked):
+            if not _are_same(folder, path, linked):
                 raise DatabaseError("it was replaced while it was being opened")
             original.backup(copy, pages=PAGES_AT_ONCE, progress=keep_to_time, sleep=PAUSE)
     except sqlite3.Error as exc:
@@ -122,22 +151,42 @@ def _back_up(source: Path, target: Path, work: Path, *, until: float, in_one: bo
             Path(f"{target}{sidecar}").unlink(missing_ok=True)
 
 
-def _link_all(source: Path, work: Path) -> Path:
+def _link_all(folder: Folder, path: str, work: Path) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     linked = work / "database"
-    os.link(source, linked)
     # A journal is not linked: it belongs to a transaction in progress.
-    for sidecar in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.link(f"{source}{sidecar}", f"{linked}{sidecar}")
+    for sidecar in ("", "-wal", "-shm"):
+        try:
+            with folder.parent(f"{path}{sidecar}") as (at, name):
+                os.link(name, f"{linked}{sidecar}", src_dir_fd=at, follow_symlinks=False)
+        except FileNotFoundError:
+            if not sidecar:
+                raise
+            continue
+        info = os.lstat(f"{linked}{sidecar}")
+        # SQLite writes to some of them, with the rights of the agent.
+        if not stat.S_ISREG(info.st_mode) or folder.is_foreign(info, own_links=1):
+            raise DatabaseError(f"{path}{sidecar} is not a plain file of its own")
     return linked
 
 
-def _are_same(source: Path, linked: Path) -> bool:
+def _are_same(folder: Folder, path: str, linked: Path) -> bool:
     """Return whether the names that SQLite has opened are still the ones that the program uses."""
     for sidecar in ("", "-wal", "-shm"):
-        ours, theirs = Path(f"{linked}{sidecar}"), Path(f"{source}{sidecar}")
-        if ours.exists() != theirs.exists() or (ours.exists() and not ours.samefile(theirs)):
+        theirs = None
+        with (
+            contextlib.suppress(FileNotFoundError),
+            folder.parent(f"{path}{sidecar}") as (at, name),
+        ):
+            theirs = _identity(os.stat(name, dir_fd=at, follow_symlinks=False))
+        ours = None
+        with contextlib.suppress(FileNotFoundError):
+            ours = _identity(os.lstat(f"{linked}{sidecar}"))
+        if ours != theirs:
             return False
     return True
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino

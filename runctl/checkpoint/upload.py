@@ -10,10 +10,17 @@ from pathlib import Path
 
 from runctl.aws.parts import PartStore
 from runctl.checkpoint.bundles import Bundle, PinnedFile, check_unchanged, pack, to_repack
-from runctl.checkpoint.chunks import CHUNK_BYTES, BufferPool, Chunk, Reader, opened
+from runctl.checkpoint.chunks import (
+    CHUNK_BYTES,
+    BufferPool,
+    Chunk,
+    OpenFile,
+    Reader,
+    opened,
+)
 from runctl.checkpoint.fingerprint import ChunkIndex
 from runctl.checkpoint.known_files import KnownFiles, Stored, is_small
-from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.pinned_files import open_pinned
 from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
 from runctl.checkpoint.stored_parts import StoredParts
 from runctl.checkpoint.worker_pool import THREADS, alone, run_workers
@@ -94,19 +101,19 @@ class Uploader:
         snapshot is waiting, and whatever the store raises.
         """
 
-        def place_of(_path: str, file_state: FileState) -> str:
-            return f"{pinned}/{pin_name(file_state)}"
+        def open_file(_path: str, file_state: FileState) -> int:
+            return open_pinned(pinned, file_state)
 
-        return self.upload_from(place_of, snapshot, superseded=superseded)
+        return self.upload_from(open_file, snapshot, superseded=superseded)
 
     def upload_from(
         self,
-        place_of: Callable[[str, FileState], str],
+        open_file: OpenFile,
         snapshot: Snapshot,
         *,
         superseded: threading.Event,
     ) -> Uploaded:
-        """Do the same for a snapshot whose files are read from `place_of` their paths and states.
+        """Do the same for a snapshot whose files `open_file` opens.
 
         Until this returns, nobody may write to them.
         """
@@ -119,10 +126,9 @@ class Uploader:
         for path, file_state in folder_state:
             if file_state.kind == "file" and file_state.inode not in names:
                 names[file_state.inode] = path
-                place = place_of(path, file_state)
                 content = snapshot.contents.get(file_state.inode)
-                files.append(PinnedFile(path, place, file_state, path in snapshot.logs, content))
-        found, new_bytes = self._store_files(files, superseded)
+                files.append(PinnedFile(path, file_state, path in snapshot.logs, content))
+        found, new_bytes = self._store_files(files, open_file, superseded)
         self._known.note_snapshot(
             (file.seen, found[file.path]) for file in files if not file.is_log
         )
@@ -135,7 +141,7 @@ class Uploader:
         )
 
     def _store_files(
-        self, files: Sequence[PinnedFile], superseded: threading.Event
+        self, files: Sequence[PinnedFile], open_file: OpenFile, superseded: threading.Event
     ) -> tuple[dict[str, Stored], int]:
         """Store files part by part, with all threads busy across file boundaries."""
         new_bytes = _Total()
@@ -149,9 +155,11 @@ class Uploader:
             try:
                 for job in wanted:
                     if isinstance(job, _WantedBundle):
-                        found.update(self._store_bundle(job.files, contents, reader, new_bytes))
+                        bundle = job.files, open_file
+                        found.update(self._store_bundle(*bundle, contents, reader, new_bytes))
                     else:
-                        job.parts[job.index] = self._store_part(job, reader, new_bytes)
+                        part = self._store_part(job, open_file, reader, new_bytes)
+                        job.parts[job.index] = part
             finally:
                 reader.release()
 
@@ -161,7 +169,9 @@ class Uploader:
 
         run_workers(_stop_when(superseded, wanted()), store, threads=self._threads)
         for file in large:
-            _check_as_seen(file)
+            with opened(file.path, file.seen, open_file) as descriptor:
+                info = os.fstat(descriptor)
+            check_unchanged(file.path, file.seen, info, is_log=file.is_log)
             found[file.path] = Stored(tuple(parts[file.path]))
         return found, new_bytes.value
 
@@ -198,13 +208,14 @@ class Uploader:
     def _store_bundle(
         self,
         files: Sequence[PinnedFile],
+        open_file: OpenFile,
         contents: Mapping[str, Stored],
         reader: Reader,
         new_bytes: "_Total",
     ) -> dict[str, Stored]:
         bundle = Bundle(files[0].path, reader.acquire())
         with alone(len(files)):
-            read = bundle.read(files, contents)
+            read = bundle.read(files, contents, open_file)
         part = bundle.part()
         if bundle.size_bytes and not self._parts.has(part):
             reader.release(bundle)
@@ -229,15 +240,17 @@ class Uploader:
             for index, offset in enumerate(offsets):
                 if not self._parts.has(parts[index]):
                     chunk = min(CHUNK_BYTES, size - offset)
-                    yield _Wanted(file.path, file.place, offset, chunk, parts, index)
+                    yield _Wanted(file.path, file.seen, offset, chunk, parts, index)
 
-    def _store_part(self, wanted: "_Wanted", reader: Reader, new_bytes: "_Total") -> Part:
+    def _store_part(
+        self, wanted: "_Wanted", open_file: OpenFile, reader: Reader, new_bytes: "_Total"
+    ) -> Part:
         expected = wanted.parts[wanted.index]
         if expected is not UNREAD:
             reader.release()
             if self._parts.ask_store(expected):
                 return expected
-        with opened(wanted.place, name=wanted.path) as descriptor:
+        with opened(wanted.path, wanted.seen, open_file) as descriptor:
             chunk = Chunk(
                 wanted.path, descriptor, wanted.offset, wanted.size_bytes, buffer=reader.acquire()
             )
@@ -260,7 +273,7 @@ class _Wanted:
     """A part of a file that may have to be stored; it becomes `parts[index]`."""
 
     path: str
-    place: str
+    seen: FileState
     offset: int
     size_bytes: int
     parts: list[Part]
@@ -297,14 +310,6 @@ def _stop_when(
 
 def _is_in(stored: Stored, digests: Set[str]) -> bool:
     return any(part.sha256 in digests for part in stored.parts)
-
-
-def _check_as_seen(file: PinnedFile) -> None:
-    try:
-        info = os.stat(file.place)
-    except FileNotFoundError as exc:
-        raise ChangedError(f"{file.path} was removed while it was being read") from exc
-    check_unchanged(file.path, file.seen, info, is_log=file.is_log)
 
 
 def _entry(

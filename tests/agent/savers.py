@@ -17,7 +17,7 @@ from runctl.agent.saving.saver import CheckpointSaver
 from runctl.agent.saving.schedule import CheckpointSchedule
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.checkpoint.layouts import Scope
-from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.pinned_files import pin_name
 from runctl.checkpoint.settling import FileState, Snapshot
 from runctl.policy.interval import Uptime
 from tests.agent.recording_runtime import RecordingProgram, RecordingRuntime

@@ -17,7 +17,8 @@ import pytest
 
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import pinned
-from runctl.checkpoint.pinning import describe_missing_links, pin, pin_name
+from runctl.checkpoint.pinned_files import pin_name
+from runctl.checkpoint.pinning import describe_missing_links, pin
 from runctl.checkpoint.settling import scan_folder
 from tests.agent.savers import Committer, start_saver
 

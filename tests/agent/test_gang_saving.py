@@ -15,7 +15,7 @@ import pytest
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving import gang_files, node_committer
 from runctl.agent.saving.gang_files import PartMissingError
-from runctl.checkpoint.file_fetcher import clear
+from runctl.beneath.changes import clear
 from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.restore import Restorer
 from runctl.checkpoint.upload import SupersededError

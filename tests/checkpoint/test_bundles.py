@@ -254,7 +254,7 @@ def test_a_save_repacks_at_most_what_it_sends_or_a_small_amount() -> None:
 @given(sizes=st.lists(st.integers(1, SMALL_BYTES), max_size=60))
 def test_bundles_hold_every_file_once_and_in_order(sizes: list[int]) -> None:
     files = [
-        PinnedFile(str(number), "", FileState("file", 0, 0, size), is_log=False)
+        PinnedFile(str(number), FileState("file", 0, 0, size), is_log=False)
         for number, size in enumerate(sizes)
     ]
     bundles = list(pack(files))

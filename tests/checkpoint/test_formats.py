@@ -279,7 +279,12 @@ def test_file_is_read_once_until_it_changes(
     (tmp_path / "model.pt").write_bytes(a_zip()[:-1])
     opened = []
     open_file = os.open
-    monkeypatch.setattr(os, "open", lambda *args: opened.append(args[0]) or open_file(*args))
+
+    def note(path: str, *args: int, **options: int) -> int:
+        opened.extend([path] if path == "model.pt" else [])
+        return open_file(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", note)
     inspector = Inspector(tmp_path)
     for _ in range(3):
         view = scan_folder(tmp_path)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runctl.checkpoint.pinning
-from runctl.checkpoint.pinning import TINY_BYTES, pin, pin_name, read_pinned
+from runctl.checkpoint.pinned_files import pin_name
+from runctl.checkpoint.pinning import TINY_BYTES, pin, read_pinned
 from runctl.checkpoint.settling import ChangedError, FileState, FolderState, Settling, scan_folder
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from runctl.beneath.changes import clear
 from runctl.checkpoint.candidates import keys_before
-from runctl.checkpoint.file_fetcher import clear
 from runctl.checkpoint.placing import place
 from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.model import identity
@@ -294,7 +294,7 @@ def test_existing_link_in_the_folder_is_not_followed(
     first, last = (Entry(path=name, kind="file", mode=0o644, mtime_ns=1) for name in ("a", "z"))
     contents = {"a": "content", path: "twin", "z": "twin" if is_copied else "content"}
     with contextlib.suppress(DamagedCheckpointError):  # or it replaces the link
-        place((first, made, last), str(target), str(incoming), lambda one: contents[one.path])
+        place((first, made, last), target, incoming, lambda one: contents[one.path])
     assert state(victim) == before
 
 

@@ -19,7 +19,7 @@ from runctl.agent.runtime.command_line import needs_launcher
 from runctl.agent.runtime.environment import base_environment
 from runctl.agent.runtime.world import World
 from runctl.agent.signals.waiting import CHECK, CancellableWait
-from runctl.checkpoint.file_fetcher import clear
+from runctl.beneath.changes import clear
 from runctl.model.errors import RequestError
 from runctl.model.gang import GangReport
 from runctl.model.gang_options import GangOptions

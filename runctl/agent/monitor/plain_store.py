@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runctl.agent.ports import PlainObjects
-from runctl.checkpoint.pinning import pin_name
+from runctl.checkpoint.pinned_files import pin_name
 from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
 from runctl.model.errors import RunctlError
 

@@ -1,13 +1,14 @@
 """The files of an environment as its build left them, whatever a trainer has done since."""
 
+import errno
 import os
 import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from runctl.beneath.folder import Folder, Found, walk
 from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.model.errors import CheckpointError
 
@@ -42,26 +43,36 @@ class BuiltFiles:
     is not as it was at `built_ns`, the time of the last change by the build.
     """
 
-    def __init__(self, target: Path, scratch: Path, *, built_ns: int) -> None:
+    def __init__(self, folder: Folder, scratch: Path, *, built_ns: int) -> None:
         self.view: FolderState = {}
-        self._target = target
+        self._folder = folder
         self._scratch = scratch
         self._built_ns = built_ns
         self._places: dict[str, str] = {}
 
-    def place_of(self, path: str, _file_state: FileState) -> str:
-        """Return where a file is read from."""
-        return self._places.get(path) or f"{self._target}/{path}"
+    def open(self, path: str, file_state: FileState) -> int:
+        """Open a file for reading; FileNotFoundError if it is not the one that was scanned."""
+        if path in self._places:
+            return os.open(self._places[path], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = self._folder.open(path)
+        info = os.fstat(descriptor)
+        if (info.st_dev, info.st_ino) != file_state.inode:
+            os.close(descriptor)
+            raise FileNotFoundError(errno.ENOENT, "it was replaced", path)
+        return descriptor
 
     def scan(self) -> None:
         """Fill the view with the environment's files."""
-        for path, info in _walk(str(self._target)):
-            kind = _kind(info)
+        for found in walk(self._folder):
+            path, info = found.path, found.info
+            if path == READY or CACHE in path.split("/"):
+                continue
+            kind = _kind(found)
             if kind != "dir" and info.st_ctime_ns > self._built_ns:
                 raise CheckpointError(
                     f"{path} was changed after the environment was built, so it is not stored"
                 )
-            self.view[path] = _state(kind, info, f"{self._target}/{path}")
+            self.view[path] = _state(kind, found)
 
     def compile(self, python: Path) -> None:
         """Compile all modules into the scratch folder, and add them to the view."""
@@ -75,9 +86,10 @@ class BuiltFiles:
                 place = f"{self._scratch}/{len(modules)}.pyc"
                 above, _, name = path.rpartition("/")
                 modules[f"{above}/{CACHE}/{name[:-3]}.{tag}.pyc"] = place
-                words += [f"{self._target}/{path}", path, place]
+                words += [path, place]
         subprocess.run(
-            [str(python), "-I", "-S", str(COMPILER)],
+            [str(python), "-I", "-S", str(COMPILER), str(self._folder.descriptor)],
+            pass_fds=[self._folder.descriptor],
             input=b"".join(os.fsencode(word) + b"\0" for word in words),
             check=True,
         )
@@ -98,32 +110,22 @@ class BuiltFiles:
         self._places[path] = place
 
 
-def _walk(target: str) -> Iterator[tuple[str, os.stat_result]]:
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        with os.scandir(f"{target}/{below}") as found:
-            items = [item for item in found if item.name != CACHE]
-        for item in items:
-            path = f"{below}/{item.name}" if below else item.name
-            if path == READY:
-                continue
-            info = os.lstat(item.path)
-            yield path, info
-            if stat.S_ISDIR(info.st_mode):
-                pending.append(path)
-
-
-def _kind(info: os.stat_result) -> str:
-    if stat.S_ISLNK(info.st_mode):
+def _kind(found: Found) -> str:
+    if found.is_link:
         return "link"
-    return "dir" if stat.S_ISDIR(info.st_mode) else "file"
+    if found.is_folder:
+        return "dir"
+    if not found.is_file:
+        raise CheckpointError(f"{found.path} is neither a file nor a folder, so it is not stored")
+    return "file"
 
 
-def _state(kind: str, info: os.stat_result, path: str) -> FileState:
+def _state(kind: str, found: Found) -> FileState:
+    info = found.info
     mode = stat.S_IMODE(info.st_mode)
     if kind == "link":
-        return FileState(kind, mode, FILE_TIME_NS, target=str(Path(path).readlink()))
+        target = os.readlink(found.name, dir_fd=found.at)
+        return FileState(kind, mode, FILE_TIME_NS, target=target)
     if kind == "dir":
         return FileState(kind, mode, FILE_TIME_NS)
-    return FileState(kind, mode, info.st_mtime_ns, info.st_size, (info.st_dev, info.st_ino))
+    return FileState(kind, mode, info.st_mtime_ns, info.st_size, found.identity)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runctl.agent.instance.archive import CODE, read_header, unpack
 from runctl.agent.ports import Blobs
-from runctl.checkpoint.file_fetcher import clear
+from runctl.beneath.changes import clear
 from runctl.model.errors import (
     NotFoundError,
     RefusedError,

@@ -20,6 +20,8 @@ from runctl.agent.prepare.built_files import READY, BuiltFiles, group_of
 from runctl.agent.prepare.installed import installed_versions
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.environments import EnvironmentStore, RunGeneration
+from runctl.beneath.folder import Folder
+from runctl.beneath.paths import open_folder
 from runctl.checkpoint.settling import ChangedError, Snapshot
 from runctl.checkpoint.upload import Uploaded, Uploader
 from runctl.model.checkpoint import Manifest
@@ -66,13 +68,14 @@ def commit(store: EnvironmentStore, job: CommitJob) -> str:
     began = time.monotonic()
     scratch = Path(job.scratch)
     shutil.rmtree(scratch, ignore_errors=True)
+    folder = Folder(open_folder(Path(job.target)), job.target)
     try:
-        files = BuiltFiles(Path(job.target), scratch, built_ns=job.built_ns)
+        files = BuiltFiles(folder, scratch, built_ns=job.built_ns)
         uploader = Uploader(store, threads=THREADS, group_of=group_of)
 
         def upload() -> Uploaded:
             snapshot = Snapshot(dict(files.view), tuple(files.view))
-            return uploader.upload_from(files.place_of, snapshot, superseded=threading.Event())
+            return uploader.upload_from(files.open, snapshot, superseded=threading.Event())
 
         # What takes the longest to send comes first; compiling takes long beside a busy trainer.
         files.scan()
@@ -82,6 +85,7 @@ def commit(store: EnvironmentStore, job: CommitJob) -> str:
     except ChangedError as exc:
         return f"it is not stored: {exc}"
     finally:
+        folder.close()
         shutil.rmtree(scratch, ignore_errors=True)
     # Without a time or a name of the run: the same files have the same manifest.
     manifest = Manifest(run_id="", step=None, attempt=0, taken_at="", entries=uploaded.entries)

@@ -32,8 +32,8 @@ from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.environments import EnvironmentStore
 from runctl.aws.versions import VersionStore
+from runctl.beneath.changes import clear
 from runctl.checkpoint.candidates import PREVIOUS, Trust
-from runctl.checkpoint.file_fetcher import clear
 from runctl.checkpoint.restore import Fetched, Restorer
 from runctl.model.agent_ledger import AgentLedger
 from runctl.model.checkpoint import name_of
