@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.group import WarmInstance
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.node import NodeId
@@ -117,7 +118,7 @@ class Inputs(Protocol):
 class Outputs(Protocol):
     """The outputs of a run."""
 
-    def put(self, name: str, path: Path, *, attempt: int) -> bool:
+    def put(self, name: str, file: OpenedFile, *, attempt: int) -> bool:
         """Store a file as an output unless a later attempt has stored it; False in that case.
 
         OSError if the file cannot be read.
@@ -184,7 +185,9 @@ class Shards(Protocol):
         """Store the result of a shard that failed for good."""
         ...
 
-    def put_output(self, uri: str, name: str, path: Path, *, shard: int, attempt: int) -> None:
+    def put_output(
+        self, uri: str, name: str, file: OpenedFile, *, shard: int, attempt: int
+    ) -> None:
         """Store a file of a shard below the output's prefix.
 
         RequestError, with the remedy, if another shard has stored it, or it may not be written.

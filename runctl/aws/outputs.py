@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model import identity
 from runctl.model.errors import RunctlError, TransientError
 
@@ -34,7 +34,7 @@ class OutputStore:
         self._run_id = run_id
         self._prefix = prefix or identity.output_prefix(run_id)
 
-    def put(self, name: str, path: Path, *, attempt: int) -> bool:
+    def put(self, name: str, file: OpenedFile, *, attempt: int) -> bool:
         """Store a file as an output unless a later attempt has stored it; False in that case.
 
         The condition of the write also holds against one that does so at the same time. OSError if
@@ -51,7 +51,7 @@ class OutputStore:
                     {"IfNoneMatch": "*"} if stored is None else {"IfMatch": str(stored["ETag"])}
                 )
                 try:
-                    self._put(path, place, condition, attempt)
+                    self._put(file, place, condition, attempt)
                 except ClientError as exc:
                     if code_of(exc) not in CHANGED:
                         raise
@@ -76,16 +76,16 @@ class OutputStore:
         return int(number) if is_ours and number.isdigit() else 0
 
     def _put(
-        self, path: Path, place: Mapping[str, str], condition: Mapping[str, str], attempt: int
+        self, file: OpenedFile, place: Mapping[str, str], condition: Mapping[str, str], attempt: int
     ) -> None:
         """Store the file as it is now, with its run and attempt as metadata."""
         metadata = {ATTEMPT: str(attempt), RUN: self._run_id}
-        put_file(self._client, path, place, condition, metadata)
+        put_file(self._client, file, place, condition, metadata)
 
 
 def put_file(
     client: Any,
-    path: Path,
+    file: OpenedFile,
     place: Mapping[str, str],
     condition: Mapping[str, str],
     metadata: Mapping[str, str],
@@ -94,9 +94,9 @@ def put_file(
 
     Raises ClientError; OSError if the file cannot be read.
     """
-    size = path.stat().st_size
+    size = file.size_bytes
     if size <= PART_BYTES:
-        body = _read(path, 0, size)
+        body = _read(file, 0, size)
         client.put_object(**place, **condition, Metadata=metadata, Body=body)
         return
     step = max(PART_BYTES, -(-size // MAX_PARTS))
@@ -104,7 +104,7 @@ def put_file(
 
     def store(offset: int) -> dict[str, Any]:
         number = offset // step + 1
-        body = _read(path, offset, min(step, size - offset))
+        body = _read(file, offset, min(step, size - offset))
         answer = client.upload_part(**place, UploadId=upload, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
@@ -120,10 +120,8 @@ def put_file(
         raise
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        content = stream.read(size)
+def _read(file: OpenedFile, offset: int, size: int) -> bytes:
+    content = file.read(offset, size)
     if len(content) < size:
-        raise OSError(f"{path.name} became shorter while it was read")
+        raise OSError(f"{file.name} became shorter while it was read")
     return content

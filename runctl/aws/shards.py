@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.aws.outputs import ATTEMPT, CHANGED, MAX_CONFLICTS, put_file
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model import identity
 from runctl.model.errors import NotFoundError, RequestError, TransientError
 from runctl.model.shard import read_result
@@ -92,7 +93,9 @@ class ShardStore:
         """Store the result of a shard that failed for good."""
         self._put(identity.failure_key(self._job, shard), line.encode())
 
-    def put_output(self, uri: str, name: str, path: Path, *, shard: int, attempt: int) -> None:
+    def put_output(
+        self, uri: str, name: str, file: OpenedFile, *, shard: int, attempt: int
+    ) -> None:
         """Store a file of a shard below the output's prefix.
 
         An earlier, unfinished try of the same shard may have stored it already: it is replaced.
@@ -107,7 +110,7 @@ class ShardStore:
         for _ in range(MAX_CONFLICTS):
             with translated():
                 try:
-                    put_file(self._client, path, place, condition, metadata)
+                    put_file(self._client, file, place, condition, metadata)
                 except ClientError as exc:
                     if code_of(exc) in {"AccessDenied", "403", "NoSuchBucket"}:
                         raise RequestError(_unwritable(uri, exc)) from exc
@@ -147,20 +150,21 @@ class ShardStore:
     def put_index(self, uri: str, path: Path) -> None:
         """Store the index of the job below the output's prefix."""
         bucket, prefix = _split(uri)
-        with translated():
-            put_file(self._client, path, {"Bucket": bucket, "Key": f"{prefix}_index.jsonl"}, {}, {})
+        self._put_own(path, {"Bucket": bucket, "Key": f"{prefix}_index.jsonl"})
 
     def put_index_part(self, first_shard: int, path: Path) -> None:
         """Store the part of the index that begins with a shard."""
         key = identity.index_part_key(self._job, first_shard)
-        with translated():
-            put_file(self._client, path, {"Bucket": self._bucket, "Key": key}, {}, {})
+        self._put_own(path, {"Bucket": self._bucket, "Key": key})
 
     def put_checkpoint(self, shard: int, path: Path) -> None:
         """Store the packed checkpoint folder of an interrupted shard."""
         key = identity.shard_checkpoint_key(self._job, shard)
-        with translated():
-            put_file(self._client, path, {"Bucket": self._bucket, "Key": key}, {}, {})
+        self._put_own(path, {"Bucket": self._bucket, "Key": key})
+
+    def _put_own(self, path: Path, place: Mapping[str, str]) -> None:
+        with translated(), OpenedFile.at(path) as file:
+            put_file(self._client, file, place, {}, {})
 
     def checkpoints(self) -> set[int]:
         """Return the shards whose checkpoint folder is stored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -69,11 +70,13 @@ def test_half_a_copy_does_not_take_the_space_that_the_trainer_needs(
     (folder / "state.bin").write_bytes(b"weights")
     view = scan_folder(folder)
 
-    def half(_source: Path, target: Path) -> None:
-        target.write_bytes(b"wei")
+    write = os.write
+
+    def half(descriptor: int, content: bytes) -> int:
+        write(descriptor, content[:3])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", half)
+    monkeypatch.setattr(os, "write", half)
     with pytest.raises(OSError, match="No space left"):
         pin(folder, view, pins, recently_modified=frozenset(view))
     assert not pins.exists()
@@ -188,8 +191,9 @@ def test_archive_that_does_not_fit_is_not_called_damaged(tmp_path: Path) -> None
     program = """
 import errno
 from runctl.agent.instance.archive import pack, unpack
-(disk / "large").write_bytes(bytes(500_000))
-pack(disk / "archive.tar.gz", disk, ["large"])
+(disk / "folder").mkdir()
+(disk / "folder/large").write_bytes(bytes(500_000))
+pack(disk / "archive.tar.gz", disk / "folder")
 fill()
 try:
     unpack(disk / "archive.tar.gz", disk / "unpacked")

@@ -15,6 +15,7 @@ from runctl.agent.reporting.logs import LogShipper
 from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.outputs import upload_outputs
 from runctl.agent.reporting.progress import Progress
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import NotFoundError, RequestError, TransientError
 from runctl.model.node import NodeId
 from runctl.model.request_parsing import parse_request
@@ -63,8 +64,8 @@ class Written:
 
     attempts: dict[str, int] = field(default_factory=dict)
 
-    def put(self, name: str, path: Path, *, attempt: int) -> bool:
-        path.read_bytes()
+    def put(self, name: str, file: OpenedFile, *, attempt: int) -> bool:
+        file.read(0, file.size_bytes)
         if self.attempts.get(name, 0) > attempt:
             return False
         self.attempts[name] = attempt

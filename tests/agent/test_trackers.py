@@ -103,11 +103,11 @@ class Counted:
         self.names: list[str] = []
         self.fails = False
 
-    def put(self, name, path, *, attempt) -> bool:
+    def put(self, name, file, *, attempt) -> bool:
         if self.fails:
             raise TransientError("no answer")
         self.names.append(name)
-        return self._outputs.put(name, path, attempt=attempt)
+        return self._outputs.put(name, file, attempt=attempt)
 
 
 def test_only_files_that_are_missing_and_stay_inside_the_folder_are_fetched(cloud, tmp_path):

@@ -13,6 +13,7 @@ from runctl.aws.clients import Clients, Connection
 from runctl.aws.logs import LogReader, LogWriter
 from runctl.aws.outputs import OutputStore
 from runctl.aws.permissions import missing_permissions
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import NotFoundError, RefusedError, TransientError, UnexpectedAwsError
 
 REGION = "us-east-1"
@@ -93,6 +94,11 @@ def test_a_connection_that_breaks_while_reading_is_transient():
             read(Blobs(client, bucket="here"), "a")
 
 
+def put(outputs, path, *, attempt):
+    with OpenedFile.at(path) as file:
+        return outputs.put(path.name, file, attempt=attempt)
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_an_output_is_stored_again_when_the_response_was_lost(lost, tmp_path):
     client = boto3.client("s3")
@@ -100,9 +106,9 @@ def test_an_output_is_stored_again_when_the_response_was_lost(lost, tmp_path):
     outputs = OutputStore(client, bucket="here", run_id="run-1")
     (tmp_path / "model").write_bytes(b"weights")
     if lost:
-        assert outputs.put("model", tmp_path / "model", attempt=2)
-    assert outputs.put("model", tmp_path / "model", attempt=2)
-    assert not outputs.put("model", tmp_path / "model", attempt=1)
+        assert put(outputs, tmp_path / "model", attempt=2)
+    assert put(outputs, tmp_path / "model", attempt=2)
+    assert not put(outputs, tmp_path / "model", attempt=1)
 
 
 def test_an_output_that_others_keep_changing_is_transient(tmp_path):
@@ -113,7 +119,7 @@ def test_an_output_that_others_keep_changing_is_transient(tmp_path):
             stub.add_client_error("head_object", "404", http_status_code=404)
             stub.add_client_error("put_object", "ConditionalRequestConflict")
         with pytest.raises(TransientError, match="another writer"):
-            OutputStore(client, bucket="here", run_id="r").put("m", tmp_path / "model", attempt=1)
+            put(OutputStore(client, bucket="here", run_id="r"), tmp_path / "model", attempt=1)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from botocore.stub import Stubber
 
 from runctl.aws.processing_jobs import ProcessingJobs
 from runctl.aws.shards import ShardStore
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import NotFoundError, RequestError
 from runctl.model.shard import PlanHeader
 
@@ -79,19 +80,24 @@ def test_the_shards_of_a_part_of_the_job_are_listed(store):
     assert store.find_result(3) is None
 
 
+def put(store, name, path, **of):
+    with OpenedFile.at(path) as file:
+        store.put_output(OUTPUT, name, file, **of)
+
+
 def test_a_shard_that_is_tried_again_replaces_its_own_files_only(store, client, tmp_path):
     path = tmp_path / "part.csv"
     path.write_text("one")
-    store.put_output(OUTPUT, "part.csv", path, shard=1, attempt=1)
+    put(store, "part.csv", path, shard=1, attempt=1)
     path.write_text("another")
-    store.put_output(OUTPUT, "part.csv", path, shard=1, attempt=2)
+    put(store, "part.csv", path, shard=1, attempt=2)
     with pytest.raises(RequestError, match=r"shard 1 has written part.csv, too; .*RUNCTL_SHARD"):
-        store.put_output(OUTPUT, "part.csv", path, shard=2, attempt=2)
+        put(store, "part.csv", path, shard=2, attempt=2)
     with pytest.raises(RequestError, match="a later attempt has written"):
-        store.put_output(OUTPUT, "part.csv", path, shard=1, attempt=1)
+        put(store, "part.csv", path, shard=1, attempt=1)
     client.put_object(Bucket="results", Key="clean/else.csv", Body=b"")
     with pytest.raises(RequestError, match="no shard of this run has written it"):
-        store.put_output(OUTPUT, "else.csv", path, shard=1, attempt=2)
+        put(store, "else.csv", path, shard=1, attempt=2)
     stored = client.get_object(Bucket="results", Key="clean/part.csv")["Body"].read()
     assert stored == b"another"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runctl.agent.gang.connections import connected
 from runctl.agent.instance.open_files import PROC
+from runctl.beneath.paths import open_file
 from runctl.model.gang import RankPulse
 
 # As the trainer's helper writes them (runctl/hooks/pulse.py).
@@ -140,7 +141,11 @@ class Pulses:
     def _counts(self, rank: int) -> tuple[int, int, float, float]:
         """Return what the helper has written; zeros without it."""
         with contextlib.suppress(OSError, struct.error):
-            content = (self._folder / f"rank-{rank}").read_bytes()
+            file = open_file(self._folder / f"rank-{rank}")  # a trainer may have replaced it
+            try:
+                content = os.read(file, LAYOUT.size + 1)
+            finally:
+                os.close(file)
             entered, left, busy, changed = LAYOUT.unpack(content)
             if math.isfinite(busy) and math.isfinite(changed):
                 return entered, left, busy, changed

@@ -2,7 +2,9 @@
 
 import contextlib
 import gzip
+import os
 import posixpath
+import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from runctl.agent.instance.disk import says_full
+from runctl.beneath.folder import Folder, Found, walk
 from runctl.model.errors import RequestError
 from runctl.model.manifest_rules import MAX_DEPTH, MAX_PATH_BYTES
 
@@ -18,6 +21,7 @@ from runctl.model.manifest_rules import MAX_DEPTH, MAX_PATH_BYTES
 if not TYPE_CHECKING and not hasattr(tarfile, "data_filter"):
     from backports import tarfile
 
+CACHE = "__pycache__"
 # tarfile reads a header that extends another one at once, into memory; file contents it reads in
 # small blocks. The list of what a package left out is the longest such header of ours.
 MAX_HEADER_BYTES = 8 * 1024 * 1024
@@ -87,15 +91,41 @@ def read_header(archive: Path, name: str) -> str:
         return ""
 
 
-def pack(archive: Path, folder: Path, names: list[str]) -> None:
-    """Pack some of a folder's entries, without bytecode, into a .tar.gz."""
+def pack(archive: Path, folder: Path) -> None:
+    """Pack a folder that somebody else writes to, without bytecode, into a .tar.gz.
 
-    def without_bytecode(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        return None if member.name.endswith("/__pycache__") else member
+    Links are packed as links, and what is neither file, folder nor link is left out.
+    """
+    names: dict[tuple[int, int], str] = {}
+    with tarfile.open(archive, "w:gz", compresslevel=1) as content, Folder.opened(folder) as opened:
+        for found in walk(opened):
+            if CACHE not in found.path.split("/"):
+                _pack_one(content, opened, found, names)
 
-    with tarfile.open(archive, "w:gz", compresslevel=1) as content:
-        for name in names:
-            content.add(folder / name, arcname=name, filter=without_bytecode)
+
+def _pack_one(
+    content: tarfile.TarFile, folder: Folder, found: Found, names: dict[tuple[int, int], str]
+) -> None:
+    member = tarfile.TarInfo(found.path)
+    member.mode, member.mtime = stat.S_IMODE(found.info.st_mode), found.info.st_mtime
+    if found.is_folder or found.is_link or found.identity in names:
+        member.type = tarfile.DIRTYPE
+        if found.is_link:
+            member.type = tarfile.SYMTYPE
+            member.linkname = os.readlink(found.name, dir_fd=found.at)
+        elif not found.is_folder:
+            member.type, member.linkname = tarfile.LNKTYPE, names[found.identity]
+        content.addfile(member)
+    elif found.is_file:
+        try:
+            descriptor = folder.open(found.path)
+        except FileNotFoundError:
+            return
+        with os.fdopen(descriptor, "rb") as stream:
+            info = os.fstat(descriptor)
+            member.size = info.st_size
+            content.addfile(member, stream)
+            names[info.st_dev, info.st_ino] = found.path
 
 
 class _Bounded:

@@ -50,7 +50,7 @@ def free_beginning(path: Path, length: int) -> bool:
     open do not notice. Not every file system supports it; ext4, XFS, btrfs and tmpfs do.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY)
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         logger.warning("the space of %s cannot be freed: %s", path.name, exc)
         return False

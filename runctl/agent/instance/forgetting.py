@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from runctl.agent.instance.settings import Paths
+from runctl.beneath.changes import remove
 
 # Kept: environments and images, which the runs of a group share; inputs, of which the staging keeps
 # what has not changed and the next run names, too; the kept archive of the code, which is verified.
@@ -31,10 +32,8 @@ def forget_run(paths: Paths) -> None:
     again in between must not repeat the attempt.
     """
     for name in _FOLDERS:
-        folder = paths.state / name
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # something is mounted there
+            remove(paths.state / name)
     for path in (paths.metrics, paths.state / "left-out.json"):
         _unlink(path)
     for path in (paths.checkpoint_request, paths.saved, paths.runtime / "container.env"):

@@ -1,10 +1,14 @@
 """The curves of earlier attempts: TensorBoard's files, put back before a program continues them."""
 
+import contextlib
 import logging
-import shutil
+import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from runctl.agent.ports import Blobs
+from runctl.beneath.folder import Folder
+from runctl.checkpoint.placing import NEW_FILE_FLAGS
 from runctl.model import identity
 from runctl.model.errors import RunctlError
 from runctl.model.trackers import TENSORBOARD
@@ -23,21 +27,39 @@ def restore_curves(blobs: Blobs, run_id: str, folder: Path) -> None:
     prefix = f"{identity.output_prefix(run_id)}{TENSORBOARD}/"
     left = MAX_BYTES
     try:
-        for key in blobs.keys(prefix):
-            name = PurePosixPath(key.removeprefix(prefix))
-            path = folder / name
-            if ".." in name.parts or name.is_absolute() or path.exists():
-                continue
-            with blobs.open(key) as blob:
-                left -= blob.size_bytes
-                if left < 0:
-                    logger.warning("the curves of earlier attempts exceed %d bytes", MAX_BYTES)
-                    return
-                path.parent.mkdir(parents=True, exist_ok=True)
-                incoming = path.with_name(f".{path.name}.incoming")
-                with incoming.open("wb") as stream:
-                    for chunk in blob.chunks:
-                        stream.write(chunk)
-            shutil.move(incoming, path)
+        with Folder.opened(folder, make=True) as root:
+            for key in blobs.keys(prefix):
+                name = PurePosixPath(key.removeprefix(prefix))
+                if ".." in name.parts or name.is_absolute():
+                    continue
+                above, _, last = name.as_posix().rpartition("/")
+                at = root.at(above, make=True)
+                if _exists(last, at):
+                    continue
+                with blobs.open(key) as blob:
+                    left -= blob.size_bytes
+                    if left < 0:
+                        logger.warning("the curves of earlier attempts exceed %d bytes", MAX_BYTES)
+                        return
+                    _write(blob.chunks, last, at)
     except (RunctlError, OSError, ValueError) as exc:
         logger.warning("the curves of earlier attempts cannot be fetched: %s", exc)
+
+
+def _exists(name: str, at: int) -> bool:
+    try:
+        os.stat(name, dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(chunks: Iterable[bytes], name: str, at: int) -> None:
+    """Write a file that gets its name when it is complete."""
+    incoming = f".{name}.incoming"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(incoming, dir_fd=at)
+    with os.fdopen(os.open(incoming, NEW_FILE_FLAGS, 0o644, dir_fd=at), "wb") as stream:
+        for chunk in chunks:
+            stream.write(chunk)
+    os.rename(incoming, name, src_dir_fd=at, dst_dir_fd=at)

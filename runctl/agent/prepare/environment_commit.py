@@ -20,6 +20,7 @@ from runctl.agent.prepare.built_files import READY, BuiltFiles, group_of
 from runctl.agent.prepare.installed import installed_versions
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.environments import EnvironmentStore, RunGeneration
+from runctl.beneath.changes import rewrite
 from runctl.beneath.folder import Folder
 from runctl.beneath.paths import open_folder
 from runctl.checkpoint.settling import ChangedError, Snapshot
@@ -90,7 +91,7 @@ def commit(store: EnvironmentStore, job: CommitJob) -> str:
     # Without a time or a name of the run: the same files have the same manifest.
     manifest = Manifest(run_id="", step=None, attempt=0, taken_at="", entries=uploaded.entries)
     digest = _name(store, job, manifest)
-    (Path(job.target) / READY).write_text(digest)
+    rewrite(Path(job.target) / READY, digest.encode())
     new_bytes = installed.new_bytes + uploaded.new_bytes
     return (
         f"stored {manifest.size_bytes:,} bytes in {len(manifest.entries):,} files, "

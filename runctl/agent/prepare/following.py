@@ -12,6 +12,7 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals.waiting import CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.services import AwsServices
+from runctl.beneath.opened_file import OpenedFile
 from runctl.checkpoint.candidates import keys_before
 from runctl.fault_points import reach
 from runctl.model import identity
@@ -163,7 +164,9 @@ class Following:
             return []
 
     def _store_history(self) -> None:
-        if not self._outputs.put(FILE, self._file, attempt=self._attempt):
+        with OpenedFile.at(self._file) as file:
+            is_stored = self._outputs.put(FILE, file, attempt=self._attempt)
+        if not is_stored:
             raise FencedError(f"a later attempt has stored the evaluations of {self._run_id}")
 
     def _record(self, evaluated: list[Evaluated]) -> None:

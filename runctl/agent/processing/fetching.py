@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from runctl.agent.instance.archive import Limits, unpack
+from runctl.agent.instance.archive import Limits
 from runctl.agent.instance.disk import room, says_full
 from runctl.agent.ports import Inputs, ObjectPart, Shards
 from runctl.agent.prepare.inputs import InputStager
@@ -124,8 +124,7 @@ class ShardFetcher:
             return
         try:
             self._store.fetch_checkpoint(place.number, place.archive)
-            place.clear_checkpoint()
-            unpack(place.archive, place.checkpoint, LIMITS)
+            place.unpack_checkpoint(LIMITS)
         except TransientError:
             raise
         except RunctlError as exc:

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from runctl.agent.instance.archive import pack
@@ -14,6 +13,7 @@ from runctl.agent.processing.halt import Halt
 from runctl.agent.processing.results import Results
 from runctl.agent.processing.running import Processed
 from runctl.agent.processing.shard_folder import ShardFolder
+from runctl.beneath.opened_file import OpenedFile
 from runctl.fault_points import reach
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.shard import DONE, FAILED, ShardOutput, ShardResult, read_result
@@ -97,9 +97,8 @@ class ShardPublisher:
         """Store the checkpoint folder of an interrupted shard, if its script has saved anything."""
         if not place.has_checkpoint():
             return
-        names = sorted(path.name for path in place.checkpoint.iterdir())
         try:
-            pack(place.archive, place.checkpoint, names)
+            pack(place.archive, place.checkpoint)
             self._store.put_checkpoint(place.number, place.archive)
         except (RunctlError, OSError) as exc:
             logger.warning("the checkpoint of shard %d is not stored: %s", place.number, exc)
@@ -108,12 +107,12 @@ class ShardPublisher:
 
     def _upload(self, place: ShardFolder) -> list[ShardOutput]:
         outputs = []
-        for name, path in place.written():
+        for name, file in place.written():
             if self._too_late():
                 raise TransientError("no time is left")
-            size_bytes, sha256 = _digest(path)
+            size_bytes, sha256 = _digest(file)
             self._store.put_output(
-                self._output, name, path, shard=place.number, attempt=self._attempt
+                self._output, name, file, shard=place.number, attempt=self._attempt
             )
             outputs.append(ShardOutput(name=name, size_bytes=size_bytes, sha256=sha256))
         return outputs
@@ -140,10 +139,9 @@ class ShardPublisher:
         )
 
 
-def _digest(path: Path) -> tuple[int, str]:
+def _digest(file: OpenedFile) -> tuple[int, str]:
     digest, size_bytes = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(READ_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
+    while chunk := file.read(size_bytes, READ_BYTES):
+        digest.update(chunk)
+        size_bytes += len(chunk)
     return size_bytes, digest.hexdigest()

@@ -1,11 +1,15 @@
 """The folders of a shard on the instance, at the same paths in every try of it."""
 
 import contextlib
-import shutil
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.instance.archive import Limits, unpack
+from runctl.beneath.changes import clear, remove
+from runctl.beneath.folder import Folder, Found, OutsideError, walk
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import RequestError
 from runctl.model.shard import RESERVED, Shard
 
@@ -67,13 +71,33 @@ class ShardFolder:
 
     def clear_outputs(self) -> None:
         """Remove what a try has written that failed."""
-        shutil.rmtree(self.outputs)
-        self.outputs.mkdir()
+        clear(self.outputs)
 
     def clear_checkpoint(self) -> None:
         """Remove what a try has saved."""
-        shutil.rmtree(self.checkpoint)
-        self.checkpoint.mkdir()
+        clear(self.checkpoint)
+
+    def unpack_checkpoint(self, limits: Limits) -> None:
+        """Put what an earlier try has saved in place of the checkpoint folder's content.
+
+        It is unpacked where only the agent may write: scripts of other shards run.
+        """
+        incoming = self.root / "incoming"
+        remove(incoming)
+        incoming.mkdir(mode=0o700)
+        try:
+            unpack(self.archive, incoming, limits)
+            clear(self.checkpoint)
+            with Folder.opened(incoming) as source, Folder.opened(self.checkpoint) as target:
+                for path in sorted(incoming.iterdir()):
+                    os.rename(
+                        path.name,
+                        path.name,
+                        src_dir_fd=source.descriptor,
+                        dst_dir_fd=target.descriptor,
+                    )
+        finally:
+            remove(incoming)
 
     def remove(self) -> None:
         """Remove everything, to free the disk."""
@@ -82,7 +106,8 @@ class ShardFolder:
     @staticmethod
     def remove_at(root: Path) -> None:
         """Remove what an earlier agent has left of a shard."""
-        shutil.rmtree(root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(root)
 
     def has_checkpoint(self) -> bool:
         """Whether its script has saved anything."""
@@ -90,36 +115,57 @@ class ShardFolder:
             return any(self.checkpoint.iterdir())
         return False
 
-    def written(self) -> Iterator[tuple[str, Path]]:
+    def written(self) -> Iterator[tuple[str, OpenedFile]]:
         """Yield the files that its script has written, in a fixed order, each with its name.
 
         A link to a file counts as that file. Raises RequestError for a link that leads out of the
         shard's folders, for what is not a file, and for a name that runctl uses itself.
         """
-        root = self.root.resolve()
-        for path in sorted(self.outputs.rglob("*")):
-            name = path.relative_to(self.outputs).as_posix()
-            target = path.resolve()
-            if not target.is_relative_to(root):
-                raise RequestError(
-                    f"{name!a} in RUNCTL_OUTPUT_DIR is a link to {str(target)!a}; write a copy"
-                )
-            if path.is_dir():
-                if path.is_symlink():
-                    raise RequestError(
-                        f"{name!a} in RUNCTL_OUTPUT_DIR is a link to a folder; write a copy"
-                    )
-                continue
-            if not path.is_file():
-                raise RequestError(f"{name!a} in RUNCTL_OUTPUT_DIR is not a file; remove it")
-            if name in RESERVED:
-                raise RequestError(
-                    f"{name} in RUNCTL_OUTPUT_DIR is a name that runctl uses; choose another"
-                )
-            try:
-                name.encode()
-            except UnicodeEncodeError as exc:
-                raise RequestError(
-                    f"the name {name!a} in RUNCTL_OUTPUT_DIR is not UTF-8; choose another"
-                ) from exc
-            yield name, path
+        with Folder.opened(self.root) as root, Folder.opened(self.outputs) as outputs:
+            for found in walk(outputs):
+                if found.is_folder:
+                    continue
+                _check_name(found.path)
+                descriptor = _open(root, f"{self.outputs.name}/{found.path}", found)
+                try:
+                    yield found.path, OpenedFile(descriptor, found.path)
+                finally:
+                    os.close(descriptor)
+
+
+def _open(root: Folder, path: str, found: Found) -> int:
+    if not (found.is_file or found.is_link):
+        raise RequestError(f"{found.path!a} in RUNCTL_OUTPUT_DIR is not a file; remove it")
+    try:
+        return root.open_inside(path)
+    except OutsideError as exc:
+        target = os.readlink(found.name, dir_fd=found.at)
+        raise RequestError(
+            f"{found.path!a} in RUNCTL_OUTPUT_DIR is a link to {target!a}; write a copy"
+        ) from exc
+    except FileNotFoundError as exc:
+        if found.is_file:  # it was removed or replaced just now
+            raise
+        what = "a link to a folder" if _is_folder(root, path) else "a link to nothing"
+        raise RequestError(f"{found.path!a} in RUNCTL_OUTPUT_DIR is {what}; write a copy") from exc
+
+
+def _is_folder(root: Folder, path: str) -> bool:
+    try:
+        root.at(root.without_links(path))
+    except OSError:
+        return False
+    return True
+
+
+def _check_name(name: str) -> None:
+    if name in RESERVED:
+        raise RequestError(
+            f"{name} in RUNCTL_OUTPUT_DIR is a name that runctl uses; choose another"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as exc:
+        raise RequestError(
+            f"the name {name!a} in RUNCTL_OUTPUT_DIR is not UTF-8; choose another"
+        ) from exc

@@ -4,6 +4,7 @@ The other outputs are uploaded at the end of an attempt, which an instance that 
 notice does not reach.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -11,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.ports import Outputs
+from runctl.beneath.folder import Folder, walk
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import RunctlError
 
 INTERVAL = timedelta(seconds=60)
@@ -26,13 +29,15 @@ class FolderShipper:
         self._folder = folder
         self._name = name
         self._attempt = attempt
-        self._shipped: dict[Path, tuple[int, int]] = {}
+        self._shipped: dict[str, tuple[int, int]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin. What is there already was restored, so it is stored."""
-        self._shipped = dict(self._files())
+        missing = FileNotFoundError, NotADirectoryError
+        with contextlib.suppress(*missing), Folder.opened(self._folder) as folder:
+            self._shipped = _files(folder)
         self._thread.start()
 
     def stop(self, *, within: timedelta) -> None:
@@ -46,23 +51,32 @@ class FolderShipper:
 
     def ship(self) -> None:
         """Upload what has changed; what cannot be uploaded is tried again."""
-        for path, state in self._files().items():
+        try:
+            with Folder.opened(self._folder) as folder:
+                self._ship_from(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+
+    def _ship_from(self, folder: Folder) -> None:
+        for path, state in _files(folder).items():
             if self._stop.is_set() or self._shipped.get(path) == state:
                 continue
-            name = f"{self._name}/{path.relative_to(self._folder).as_posix()}"
+            name = f"{self._name}/{path}"
             try:
-                self._outputs.put(name, path, attempt=self._attempt)
+                descriptor = folder.open(path)
+                try:
+                    self._outputs.put(name, OpenedFile(descriptor, name), attempt=self._attempt)
+                finally:
+                    os.close(descriptor)
             except (RunctlError, OSError, ValueError) as exc:
-                logger.info("%s is not uploaded yet: %s", name, exc)
+                logger.info("%a is not uploaded yet: %s", name, exc)
                 return
             self._shipped[path] = state
 
-    def _files(self) -> dict[Path, tuple[int, int]]:
-        files = {}
-        for base, _, names in os.walk(self._folder):
-            for name in names:
-                path = Path(base, name)
-                if path.is_file() and not path.is_symlink():
-                    found = path.stat()
-                    files[path] = (found.st_size, found.st_mtime_ns)
-        return files
+
+def _files(folder: Folder) -> dict[str, tuple[int, int]]:
+    return {
+        found.path: (found.info.st_size, found.info.st_mtime_ns)
+        for found in walk(folder)
+        if found.is_file
+    }

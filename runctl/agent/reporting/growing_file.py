@@ -3,11 +3,11 @@
 import contextlib
 import logging
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runctl.agent.instance.disk import free_beginning
+from runctl.beneath.paths import open_file
 
 READ_BYTES = 512 * 1024
 # Shipped bytes are freed on the disk in chunks of this size; the end stays, for last words.
@@ -30,13 +30,10 @@ class GrowingFile:
     def read(self) -> bytes:
         """Return what comes next, empty when there is nothing for now."""
         try:
-            # Without O_NONBLOCK a pipe in the file's place would never open.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = open_file(self.path)  # a trainer may have replaced it
         except OSError:
             return b""
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
             content = os.pread(descriptor, READ_BYTES, self.position)
         finally:
             os.close(descriptor)
@@ -74,7 +71,7 @@ class GrowingFile:
     def backlog(self) -> int:
         """Return how many bytes wait to be read."""
         try:
-            return max(0, self.path.stat().st_size - self.position)
+            return max(0, self.path.lstat().st_size - self.position)
         except OSError:
             return 0
 

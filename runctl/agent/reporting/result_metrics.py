@@ -1,11 +1,14 @@
 """The metrics of a run's result: from the file in its outputs to the ledger."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runctl.beneath.folder import Folder
+from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import FencedError, TransientError
 from runctl.model.result_metrics import (
     FILE,
@@ -26,14 +29,18 @@ def find_metrics(folder: Path) -> dict[str, Any]:
 
     Raises BadMetricsError, with the remedy, if it cannot be stored.
     """
-    path = folder / FILE
     try:
-        if not path.is_file():  # a pipe would never end
-            return {}
-        with path.open("rb") as stream:
-            content = stream.read(MAX_METRICS_BYTES + 1)
-        if len(content) > MAX_METRICS_BYTES:
-            raise BadMetricsError(too_large(path.stat().st_size))
+        with Folder.opened(folder) as opened:
+            descriptor = opened.open_inside(FILE)
+        try:
+            file = OpenedFile(descriptor, FILE)
+            content = file.read(0, MAX_METRICS_BYTES + 1)
+            if len(content) > MAX_METRICS_BYTES:
+                raise BadMetricsError(too_large(file.size_bytes))
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):  # or something other than a file
+        return {}
     except OSError as exc:
         raise BadMetricsError(f"it cannot be read: {exc.strerror}") from exc
     return read_result_metrics(content)

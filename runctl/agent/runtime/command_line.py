@@ -1,9 +1,12 @@
 """The command line of a trainer, from the request's command or script."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runctl.agent.runtime.world import World
+from runctl.beneath.folder import Folder
 from runctl.model.contract import expand
 from runctl.model.errors import RequestError
 from runctl.model.kinds import SERVE
@@ -40,21 +43,32 @@ def needs_launcher(request: RunRequest, script: str, project: Path) -> bool:
     """Whether torch's launcher starts the processes of a node: those of a script in Python."""
     if not script or request.program.command:
         return False
-    with (project / script).open("rb") as stream:
-        return kind_of_script(script, stream.read(HEAD_BYTES)) is ScriptKind.PYTHON
+    with _opened(project, script) as file:
+        return kind_of_script(script, os.read(file, HEAD_BYTES)) is ScriptKind.PYTHON
 
 
 def _words_of(script: str, *, project: Path, python: str, world: World | None) -> list[str]:
-    path = project / script
-    with path.open("rb") as stream:
-        head = stream.read(HEAD_BYTES)
+    with _opened(project, script) as file:
+        head = os.read(file, HEAD_BYTES)
+        kind = kind_of_script(script, head)
+        if kind is ScriptKind.ITSELF:
+            os.fchmod(file, os.fstat(file).st_mode | 0o111)
     for problem in (problem_with_line_endings(script, head), problem_with_script(script, head)):
         if problem:
             raise RequestError(f"{script} {problem}")
-    kind = kind_of_script(script, head)
     if kind is ScriptKind.BASH:
         return ["bash", script]
     if kind is ScriptKind.ITSELF:
-        path.chmod(path.stat().st_mode | 0o111)
-        return [str(path)]
+        return [str(project / script)]
     return [python, script] if world is None else [*world.launcher(python), script]
+
+
+@contextlib.contextmanager
+def _opened(project: Path, script: str) -> Iterator[int]:
+    """Open the script; a program that has run before may have replaced it by a link."""
+    with Folder.opened(project) as folder:
+        file = folder.open_inside(script)
+    try:
+        yield file
+    finally:
+        os.close(file)

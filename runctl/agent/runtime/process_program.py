@@ -12,6 +12,7 @@ from runctl.agent.runtime.lead_process import Lead
 from runctl.agent.runtime.observer import ProcessObserver
 from runctl.agent.runtime.ports import Contract, Killed, ProgramExit
 from runctl.agent.runtime.stopping import Stopping, WritingProcesses
+from runctl.beneath.changes import rewrite
 
 
 class ProcessProgram:
@@ -53,9 +54,12 @@ class ProcessProgram:
         return self._observer.observe(self._process)
 
     def request_save(self) -> None:
-        """Write the file that the helper watches. Raises OSError if the disk is full."""
+        """Write the file that the helper watches.
+
+        Raises OSError if the disk is full, or if the trainer has replaced the file.
+        """
         document = json.dumps({"at": datetime.now(timezone.utc).isoformat()})
-        self._contract.save_request.write_text(document)
+        rewrite(self._contract.save_request, document.encode())
 
     def request_stop(self, *, before_a_kill: Callable[[], None]) -> None:
         """Send SIGTERM to the processes that handle it, or else to the program."""
