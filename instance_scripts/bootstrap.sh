@@ -3,6 +3,7 @@
 #
 # A header before this text exports the variables that it needs:
 #   RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET RUNCTL_LOG_GROUP RUNCTL_REGION
+#   RUNCTL_DEPLOYMENT RUNCTL_CREDENTIALS_FUNCTION
 # In a command to an existing instance it also exports RUNCTL_ACTION, and existing_instance.sh follows.
 # Every path is below ${RUNCTL_ROOT:-}, which is empty on EC2. The script can be repeated at any time.
 set -euo pipefail
@@ -183,9 +184,8 @@ write_settings() {
             AWS_REQUEST_CHECKSUM_CALCULATION when_required \
             AWS_RESPONSE_CHECKSUM_VALIDATION when_required \
             MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576 \
-            RUNCTL_TRAINER_ROLE "${RUNCTL_TRAINER_ROLE:-}" \
-            RUNCTL_DEPLOYMENT "${RUNCTL_DEPLOYMENT:-}" \
-            RUNCTL_CREDENTIALS_FUNCTION "${RUNCTL_CREDENTIALS_FUNCTION:-}"
+            RUNCTL_CREDENTIALS_FUNCTION "$RUNCTL_CREDENTIALS_FUNCTION" \
+            RUNCTL_DEPLOYMENT "$RUNCTL_DEPLOYMENT"
         [ "$action" != start ] ||
             printf '%s=%s\n' RUNCTL_RUN_ID "${RUNCTL_RUN_ID:-}" \
                 RUNCTL_ATTEMPT "${RUNCTL_ATTEMPT:-}"
@@ -398,7 +398,7 @@ prepare() {
     mkdir -p "$root"/opt/runctl/bin "$root"/etc/runctl "$root"/run/runctl \
         "$root"/var/lib/runctl "$units"
     for name in RUNCTL_AGENT_URI RUNCTL_AGENT_SHA256 RUNCTL_TABLE RUNCTL_BUCKET \
-        RUNCTL_LOG_GROUP RUNCTL_REGION; do
+        RUNCTL_LOG_GROUP RUNCTL_REGION RUNCTL_DEPLOYMENT RUNCTL_CREDENTIALS_FUNCTION; do
         [ -n "${!name:-}" ] || give_up "the user data's header lacks $name"
     done
 }

@@ -37,6 +37,7 @@ from runctl.model.kinds import ENVIRONMENT, PROCESS, policy_of
 from runctl.model.node import NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.request import RunRequest
+from runctl.model.session_credentials import SessionCredentials
 
 MAX_FAILURES = 3
 
@@ -53,6 +54,7 @@ class AttemptRunner:
         runtime_of: Callable[[Engine | None], Runtime],
         *,
         mailbox: Mailbox,
+        session_of_trainer: Callable[[], SessionCredentials],
         vendor: Path,
         mask: SecretMask,
         follow: Callable[[Path], None],
@@ -62,6 +64,7 @@ class AttemptRunner:
         self._settings = settings
         self._services = services
         self._follow = follow
+        self._session_of_trainer = session_of_trainer
         self._runtime_of = runtime_of
         self._runtime: Runtime | None = None
         self._mailbox = mailbox
@@ -251,7 +254,7 @@ class AttemptRunner:
             )
         env = self._wait.run_in_background(lambda: self._secrets.resolve(request.program.env))
         with serve_credentials(
-            request, self._settings, self._services, progress=self._progress, wait=self._wait
+            request, self._session_of_trainer, progress=self._progress, wait=self._wait
         ) as credentials:
             if is_service:
                 return serve(parts, request, prepared, env=env, credentials=credentials)

@@ -1,7 +1,6 @@
 """boto3 clients, created when they are first used, with explicit time limits and retries."""
 
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,16 +15,27 @@ from runctl.aws.errors import translated
 READ_TIMEOUTS = {"ec2": 60}
 READ_TIMEOUT = 20
 CONNECT_TIMEOUT = 5
-# How often an instance asks for the credentials of its role, and the seconds in between.
-CREDENTIAL_TRIES = 20
-CREDENTIAL_PAUSE = 0.5
+# Answers to a session that has expired.
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException"})
+
+
+class CredentialSource(Protocol):
+    """A source of credentials, which every request asks for those that are valid then."""
+
+    def load(self) -> Any:
+        """Return botocore's credentials, or None if there are none."""
+        ...
+
+    def replace_expired(self) -> bool:
+        """Return whether a request that AWS calls expired may be repeated with others."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """Credentials, region and endpoint; where empty, those of boto3's default chain.
 
-    On an instance, `is_on_instance`, the credentials are those of its role.
+    With a source in `credentials`, those of nothing else are used.
     """
 
     region: str = ""
@@ -33,7 +43,7 @@ class Connection:
     endpoint_url: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
-    is_on_instance: bool = False
+    credentials: CredentialSource | None = None
 
 
 class AnyClients(Protocol):
@@ -74,8 +84,8 @@ class Clients:
             if connection.access_key:
                 # The given keys are enough; a profile that the environment names may not exist.
                 core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
-            if connection.is_on_instance:
-                _wait_for_credentials(core)
+            if connection.credentials is not None:
+                core.register_component("credential_provider", _Only(connection.credentials))
             self._session = boto3.Session(
                 botocore_session=core,
                 region_name=connection.region or None,
@@ -83,7 +93,7 @@ class Clients:
                 aws_access_key_id=connection.access_key or None,
                 aws_secret_access_key=connection.secret_key or None,
             )
-        return self._session.client(
+        client = self._session.client(
             service,
             endpoint_url=connection.endpoint_url or None,
             config=Config(
@@ -99,14 +109,30 @@ class Clients:
                 user_agent_extra=f"runctl/{__version__}",
             ),
         )
+        if connection.credentials is not None:
+            client.meta.events.register("needs-retry", _Repeat(connection.credentials))
+        return client
 
 
-def _wait_for_credentials(session: Any) -> None:
-    """Wait until the metadata service has given credentials to the session, for some time.
+class _Only:
+    """What a session of botocore asks for credentials, in place of its chain of providers."""
 
-    A client that got none, because the machine was busy or the role is very new, never asks again.
-    """
-    for _ in range(CREDENTIAL_TRIES):
-        if session.get_credentials() is not None:
-            return
-        time.sleep(CREDENTIAL_PAUSE)
+    def __init__(self, source: CredentialSource) -> None:
+        self._source = source
+
+    def load_credentials(self) -> Any:
+        return self._source.load()
+
+
+class _Repeat:
+    """Has botocore repeat a request once, which was signed with an expired session."""
+
+    def __init__(self, source: CredentialSource) -> None:
+        self._source = source
+
+    def __call__(self, *, response: Any, attempts: int, **_: Any) -> float | None:
+        """Return the seconds until the request is to be repeated, None if it is not."""
+        code = "" if response is None else response[1].get("Error", {}).get("Code", "")
+        if attempts > 1 or code not in EXPIRED or not self._source.replace_expired():
+            return None
+        return 0

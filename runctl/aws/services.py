@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from runctl.aws.secret_values import SecretValues
     from runctl.aws.sessions import PortSessions
     from runctl.aws.shards import ShardStore
-    from runctl.aws.trainer_access import TrainerAccess
     from runctl.aws.trial_judge import TrialJudge
     from runctl.aws.trial_ledger import DynamoTrialLedger
     from runctl.aws.versions import VersionStore
@@ -373,18 +372,6 @@ class AwsServices:
 
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         return OutputStore(self.clients.get("s3"), bucket=bucket, run_id=run_id, prefix=prefix)
-
-    def trainer_access(self, role_arn: str, *, run_id: str, attempt: int) -> TrainerAccess:
-        """Return the source of a trainer's credentials."""
-        from runctl.aws.trainer_access import TrainerAccess
-
-        return TrainerAccess(
-            self.clients.get("sts"),
-            role_arn=role_arn,
-            bucket=self._known("bucket"),
-            run_id=run_id,
-            attempt=attempt,
-        )
 
     @cached_property
     def identities(self) -> CallerIdentities:

@@ -182,6 +182,8 @@ def _checkpoints_of_shards(job: str) -> str:
 def _sources(request: RunRequest, place: Place) -> _Sources:
     uris = [
         request.program.code,
+        # A script is a file of the project, or a URI instead of a project.
+        request.program.script if request.program.script.startswith("s3://") else "",
         request.docker.archive,
         *request.staged_inputs.values(),
         request.process.input,

@@ -58,8 +58,11 @@ def cloud(endpoint: str) -> Iterator[Cloud]:
         BillingMode="PAY_PER_REQUEST",
     )
     clients["logs"].create_log_group(logGroupName=name)
-    yield Cloud(name=name, endpoint=endpoint, clients=clients, tokens=tokens)
+    made = Cloud(name=name, endpoint=endpoint, clients=clients, tokens=tokens)
+    yield made
     tokens.close()
+    made.sessions.close()
+    made.metadata.close()
     for client in clients.values():
         client.close()
 

@@ -1,4 +1,4 @@
-"""Doubles of an instance's surroundings: its metadata service, and Step Functions' tokens."""
+"""Doubles of an instance's surroundings: metadata, tokens of Step Functions, and credentials."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from runctl.model.node import NodeId
 
 
 class Double(ABC):
@@ -164,3 +167,68 @@ class TokensDouble(Double):
             if not self.changed.wait_for(what, seconds):
                 raise TimeoutError("it did not happen")
             return what()
+
+
+class CredentialsDouble(Double):
+    """The function that issues credentials: for the node that `find` knows on an instance.
+
+    Its name has the id of the instance, which the real one learns from STS.
+    """
+
+    def __init__(self, find: Callable[[str], NodeId | None]) -> None:
+        self.find = find
+        self.events: list[dict[str, Any]] = []
+        self.refusals: dict[str, dict[str, str]] = {}
+        self.failures: list[int] = []
+        self.lifetime = timedelta(hours=1)
+        super().__init__()
+
+    def variables(self, instance_id: str) -> dict[str, str]:
+        """Return what agent.env has of the function."""
+        return {
+            "RUNCTL_CREDENTIALS_FUNCTION": f"issue-{instance_id}",
+            "RUNCTL_DEPLOYMENT": "test",
+            "RUNCTL_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_LAMBDA": self.url,
+        }
+
+    def answer(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
+        instance_id = path.split("/")[3].removeprefix("issue-")
+        event = json.loads(body)
+        self.events.append(event)
+        if self.failures:
+            status = self.failures.pop(0)
+            kind = "AccessDeniedException" if status == 403 else "TooManyRequestsException"
+            return status, b"{}", {"x-amzn-ErrorType": kind}
+        assert _is_identity(event["identity"]["url"])
+        return 200, json.dumps(self._answer(instance_id, event["purpose"])).encode(), {}
+
+    def _answer(self, instance_id: str, purpose: str) -> dict[str, Any]:
+        if refusal := self.refusals.get(purpose):
+            return dict(refusal)
+        node = self.find(instance_id)
+        if node is None:
+            return {"status": "unknown"}
+        number = len(self.events)
+        return {
+            "status": "issued",
+            **node._asdict(),
+            "credentials": {
+                "access_key": f"ASIA{purpose.upper()}{number}",
+                "secret_key": f"secret-of-{purpose}-{number}",
+                "token": f"token-of-{purpose}-{number}",
+                "expires_at": (datetime.now(timezone.utc) + self.lifetime).isoformat(),
+            },
+        }
+
+
+def _is_identity(url: str) -> bool:
+    """Return whether a URL is a request to STS that names the caller, signed for a deployment."""
+    query = parse_qs(urlsplit(url).query)
+    return (
+        query["Action"] == ["GetCallerIdentity"]
+        and "x-runctl-deployment" in query["X-Amz-SignedHeaders"][0].split(";")
+        and bool(query["X-Amz-Security-Token"][0])
+    )

@@ -21,15 +21,15 @@ import psutil
 from runctl.agent.instance import processes
 from runctl.aws.ledger import DynamoLedger
 from runctl.fault_points import VARIABLE
+from runctl.model.node import NodeId
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, Launched, Run
 from runctl.model.saving_options import CheckpointOptions
 from runctl.model.subject import Subject
-from tests.agent.doubles import MetadataDouble, TokensDouble
+from tests.agent.doubles import CredentialsDouble, MetadataDouble, TokensDouble
 
 PROJECT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
-TRAINER_ROLE = "arn:aws:iam::123456789012:role/trainer"
 ARN = "arn:aws:states:us-east-1:000000000000:execution:runctl-train:run-1"
 
 
@@ -72,9 +72,20 @@ class Cloud:
     tokens: TokensDouble
     run_id: str = "run-1"
     ledger: DynamoLedger = field(init=False)
+    sessions: CredentialsDouble = field(init=False)
+    metadata: MetadataDouble = field(default_factory=MetadataDouble)
 
     def __post_init__(self) -> None:
         self.ledger = DynamoLedger(self.clients["dynamodb"], self.name)
+        self.sessions = CredentialsDouble(self.ledger.find_instance)
+
+    def access_of(self, instance_id: str) -> dict[str, str]:
+        """Return the variables of a process on an instance that is no Machine of the test."""
+        self.sessions.find = lambda _instance_id: NodeId(self.run_id, 1, 0)
+        return {
+            **self.sessions.variables(instance_id),
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata.url,
+        }
 
     def create_run(
         self,
@@ -174,13 +185,11 @@ class Machine:
         *,
         attempt: int,
         fault: str = "",
-        trainer_role: str = TRAINER_ROLE,
         under: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self._variables = variables or {}
         self.fault = fault
-        self.trainer_role = trainer_role
         self._under = under
         self.root = root
         self.cloud = cloud
@@ -208,8 +217,7 @@ class Machine:
             "RUNCTL_TABLE": self.cloud.name,
             "RUNCTL_BUCKET": self.cloud.name,
             "RUNCTL_LOG_GROUP": self.cloud.name,
-            "RUNCTL_REGION": "us-east-1",
-            "RUNCTL_TRAINER_ROLE": self.trainer_role,
+            **self.cloud.sessions.variables(self.metadata.values["instance-id"]),
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.cloud.endpoint,
             "AWS_ENDPOINT_URL_SFN": self.cloud.tokens.url,
@@ -288,7 +296,7 @@ class Machine:
         site = next(path for path in sys.path if path.endswith("site-packages"))
         program = (
             f"import sys; sys.path[:0] = [{str(PROJECT)!r}, {site!r}]; "
-            "import pathlib, runctl.agent.__main__ as agent; "
-            f"agent.vendor_folder = lambda: pathlib.Path({site!r}); sys.exit(agent.main())"
+            "import pathlib, runctl.agent.__main__ as agent, runctl.agent.service as service; "
+            f"service.vendor_folder = lambda: pathlib.Path({site!r}); sys.exit(agent.main())"
         )
         return [os.path.realpath(sys.executable), "-I", "-c", program]

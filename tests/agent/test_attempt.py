@@ -19,6 +19,7 @@ from runctl.checkpoint.candidates import PREVIOUS
 from runctl.model.checkpoint import MANIFEST_VERSION, Manifest
 from runctl.model.excerpt import MAX_REASON
 from runctl.model.log_fragments import Joiner
+from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from runctl.model.saving_options import CheckpointOptions
 from tests.agent.machine import PROJECT, VENV, Cloud, is_alive, now, wait_until
@@ -409,6 +410,8 @@ def test_second_machine_of_an_attempt_leaves_without_a_trace_though_there_is_a_t
     cloud.give_token()
     stray = launch(start=False)
     stray.metadata.values["instance-id"] = "i-stray"
+    # It had its session before the other machine was recorded.
+    cloud.sessions.find = lambda _instance_id: NodeId("run-1", 1, 0)
     stray.start()
     assert stray.wait() == 0
     assert stray.shut_down

@@ -137,6 +137,8 @@ class Boot:
             "RUNCTL_BUCKET": "bucket",
             "RUNCTL_LOG_GROUP": "/runctl/trainer",
             "RUNCTL_REGION": "us-east-1",
+            "RUNCTL_DEPLOYMENT": "runctl",
+            "RUNCTL_CREDENTIALS_FUNCTION": "runctl-issue-credentials",
         }
         shims = root / "bin"
         shims.mkdir(parents=True)

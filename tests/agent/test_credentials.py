@@ -19,8 +19,8 @@ import pytest
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime import credentials
 from runctl.agent.runtime.credentials import CredentialsEndpoint
-from runctl.aws.trainer_access import SessionCredentials
 from runctl.model.errors import RefusedError, TransientError
+from runctl.model.session_credentials import SessionCredentials
 from tests.agent.machine import Cloud, wait_until
 
 URI, TOKEN = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
@@ -225,11 +225,13 @@ def test_without_a_request_a_trainer_gets_no_credentials_and_nothing_listens(
 
 
 @pytest.mark.slow
-def test_a_deployment_without_a_role_for_trainers_is_reported_as_such(cloud: Cloud, launch) -> None:
+def test_a_trainer_that_the_function_refuses_is_reported_as_such(cloud: Cloud, launch) -> None:
+    cloud.sessions.refusals["trainer"] = {"status": "refused", "reason": "no role for trainers"}
     cloud.create_run("print('never')", credentials="run")
     cloud.open_attempt()
     cloud.give_token()
-    launch(trainer_role="")
+    launch()
     outcome = cloud.outcome()
     assert outcome["kind"] == "failed"
-    assert outcome["reason"].startswith("credentials: the deployment has no role for trainers")
+    assert outcome["reason"].startswith("credentials: the trainer gets none: ")
+    assert "no role for trainers" in outcome["reason"]

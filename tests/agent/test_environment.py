@@ -68,8 +68,7 @@ def make_environments(
             environ={
                 **environ,
                 "AWS_ENDPOINT_URL": cloud.endpoint,
-                "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
+                **cloud.access_of("i-1"),
             },
             niceness=0,
         ),

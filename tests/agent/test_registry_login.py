@@ -15,6 +15,7 @@ from runctl.aws.registry_tokens import RegistryTokens
 from runctl.model.errors import RequestError
 from runctl.model.image import Image
 from tests.agent.conftest import make_client
+from tests.agent.machine import Cloud
 
 ECR = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
 
@@ -75,10 +76,11 @@ def test_damaged_file_of_tokens_is_replaced(tmp_path: Path, content: str) -> Non
 
 
 def test_helper_program_gets_a_token_of_the_service(
-    tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cloud: Cloud, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("RUNCTL_REGION", "us-east-1")
+    for name, value in cloud.access_of("i-1").items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("RUNCTL_ROOT", str(tmp_path / "root"))
     (tmp_path / "root/run/runctl/docker").mkdir(parents=True)
     image = Image(reference=f"{ECR}/train:1", login="ecr")
@@ -89,7 +91,7 @@ def test_helper_program_gets_a_token_of_the_service(
     done = subprocess.run(
         [tmp_path / "helpers/docker-credential-runctl", "get"],
         input=ECR,
-        env={"PATH": os.environ["PATH"], "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
+        env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=True,

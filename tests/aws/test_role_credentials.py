@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from runctl.aws import clients
+from runctl.aws import instance_identity
 from runctl.aws.clients import Clients, Connection
+from runctl.aws.instance_identity import InstanceRole
 
 GIVEN = {
     "Code": "Success",
@@ -55,28 +56,35 @@ def metadata(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Iterator[type[Metadat
         monkeypatch.setenv(name, str(tmp_path / "none"))
     endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint)
-    monkeypatch.setattr(clients, "CREDENTIAL_PAUSE", 0)
+    monkeypatch.setattr(instance_identity, "PAUSE", 0)
     yield Metadata
     server.shutdown()
     server.server_close()
 
 
-def key_of(*, is_on_instance: bool) -> str | None:
-    connection = Connection(region="us-east-1", is_on_instance=is_on_instance)
+def key_of(role: InstanceRole | None) -> str | None:
+    connection = Connection(region="us-east-1", credentials=role)
     found = Clients(connection).get("dynamodb")._request_signer._credentials
     return None if found is None else found.access_key
 
 
 def test_an_instance_asks_again_for_the_credentials_of_its_role(metadata):
     metadata.failures = 3
-    assert key_of(is_on_instance=True) == "AKIDROLE"
+    assert key_of(InstanceRole()) == "AKIDROLE"
 
 
 def test_another_machine_does_not_wait_for_a_role(metadata):
     metadata.failures = 3
-    assert key_of(is_on_instance=False) is None
+    assert key_of(None) is None
 
 
 def test_an_instance_without_a_role_does_not_wait_for_ever(metadata):
     metadata.failures = 10_000
-    assert key_of(is_on_instance=True) is None
+    assert key_of(InstanceRole()) is None
+
+
+def test_keys_in_the_environment_of_a_machine_are_not_those_of_its_role(metadata, monkeypatch):
+    metadata.failures = 0
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOFTHEUSER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert key_of(InstanceRole()) == "AKIDROLE"

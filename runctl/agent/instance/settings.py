@@ -167,10 +167,8 @@ class Paths:
 class Settings:
     """The settings that the agent was started with; an existing instance outlives the attempt.
 
-    `trainer_role` is the ARN of the role whose credentials a trainer may be given, empty where the
-    deployment is older than that. `is_gang` says that its attempt has several nodes, of which the
-    ledger knows the rank, and `address` is its private IPv4 address. `instance_type` is empty where
-    it is not known.
+    `is_gang` says that its attempt has several nodes, of which the ledger knows the rank, and
+    `address` is its private IPv4 address. `instance_type` is empty where it is not known.
     """
 
     paths: Paths
@@ -181,7 +179,6 @@ class Settings:
     bucket: str
     log_group: str
     region: str
-    trainer_role: str = ""
     is_existing_instance: bool = False
     rank: int = 0
     instance_type: str = ""
@@ -237,7 +234,6 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         bucket=environ["RUNCTL_BUCKET"],
         log_group=environ["RUNCTL_LOG_GROUP"],
         region=environ["RUNCTL_REGION"],
-        trainer_role=environ.get("RUNCTL_TRAINER_ROLE", ""),
         is_existing_instance=is_existing_instance,
         rank=rank,
         instance_type=metadata.get("instance-type") or "",

@@ -22,6 +22,7 @@ from runctl.agent.monitor.monitor import Monitor, Watched
 from runctl.agent.monitor.plain_store import PlainStore
 from runctl.aws.blobs import Blobs
 from runctl.aws.clients import Clients, Connection
+from runctl.aws.instance_identity import InstanceRole
 from runctl.model.errors import NotFoundError, RequestError, RunctlError, TransientError
 
 
@@ -103,5 +104,8 @@ def _exit(_number: int, _frame: Any) -> None:
 
 def _store(environ: Mapping[str, str]) -> PlainStore:
     bucket, _, prefix = environ["MONITOR_URI"].removeprefix("s3://").partition("/")
-    clients = Clients(Connection(region=environ["RUNCTL_REGION"], is_on_instance=True), attempts=4)
+    # The prefix is the user's own, and so is the role that may write there.
+    clients = Clients(
+        Connection(region=environ["RUNCTL_REGION"], credentials=InstanceRole()), attempts=4
+    )
     return PlainStore(Blobs(clients.get("s3"), bucket=bucket), bucket=bucket, prefix=prefix)

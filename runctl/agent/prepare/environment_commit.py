@@ -18,8 +18,8 @@ from typing import Any
 
 from runctl.agent.prepare.built_files import READY, BuiltFiles, group_of
 from runctl.agent.prepare.installed import installed_versions
-from runctl.aws.clients import Clients, Connection
 from runctl.aws.environments import EnvironmentStore, RunGeneration
+from runctl.aws.instance_access import open_access
 from runctl.beneath.changes import rewrite
 from runctl.beneath.folder import Folder
 from runctl.beneath.paths import open_folder
@@ -124,9 +124,8 @@ def main(document: Mapping[str, Any]) -> int:
     _step_back(document["niceness"])
     _end_with_the_agent()
     job = CommitJob(**document["job"])
-    clients = Clients(Connection(region=job.region, is_on_instance=True), attempts=4)
-    store = EnvironmentStore(clients.get("s3"), bucket=job.bucket)
     try:
+        store = EnvironmentStore(open_access().clients().get("s3"), bucket=job.bucket)
         print(json.dumps(commit(store, job)), flush=True)
     except (RunctlError, OSError) as exc:
         print(json.dumps(f"it could not be stored: {exc}"), flush=True)

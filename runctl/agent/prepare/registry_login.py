@@ -28,8 +28,9 @@ RENEW_BEFORE = timedelta(hours=1)
 DOCKER_HUB = "https://index.docker.io/v1/"
 PASSED_ON = (
     "AWS_ENDPOINT_URL", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_DEFAULT_REGION",
-    "RUNCTL_REGION", "RUNCTL_ROOT", "RUNCTL_STATE_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-    "http_proxy", "https_proxy", "no_proxy",
+    "AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL_STS", "RUNCTL_CREDENTIALS_FUNCTION",
+    "RUNCTL_DEPLOYMENT", "RUNCTL_REGION", "RUNCTL_ROOT", "RUNCTL_STATE_DIR",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from runctl.agent.reporting.progress import Progress
-from runctl.aws.trainer_access import SessionCredentials
 from runctl.model.errors import RunctlError
+from runctl.model.session_credentials import SessionCredentials
 
 PATH = "/credentials"
 # SDKs ask for new ones when less than 15 minutes are left, so they must be there before.
