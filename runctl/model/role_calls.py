@@ -120,7 +120,7 @@ _FUNCTIONS: Mapping[str, Calls] = {
             tuple(f"{_EXECUTION}{machine}:verify" for machine in ("train", "process", "sweep")),
             "states:DescribeExecution",
         ),
-        *_calls("ec2", "DescribeTags", "DescribeFleets", "DeleteFleets"),
+        *_calls("ec2", "DescribeTags", "DescribeFleets", "DeleteFleets", "DeleteTags"),
         *_on(("{images_arn}",), "ecr:DescribeImages", "ecr:BatchDeleteImage"),
     ),
     "prune_environments": (

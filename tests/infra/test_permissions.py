@@ -116,12 +116,17 @@ def resources(required: Required, known: Mapping[str, list[str]]) -> Iterator[st
             yield template.format(**dict(zip(names, values, strict=True)))
 
 
-def refused(role: Role, service: str, call: str, app: Synthesized) -> list[str]:
-    templates = app.of_type("AWS::EC2::LaunchTemplate")
-    launch = {
-        "ec2:LaunchTemplate": [f"{EC2}:launch-template/<{templates[0].logical_id}>"],
+def launch_context(app: Synthesized) -> dict[str, list[str]]:
+    """Return the condition keys of a launch from a template of the deployment."""
+    (template, *_) = app.of_type("AWS::EC2::LaunchTemplate")
+    return {
+        "ec2:LaunchTemplate": [f"{EC2}:launch-template/<{template.logical_id}>"],
         "ec2:IsLaunchTemplateResource": ["true"],
     }
+
+
+def refused(role: Role, service: str, call: str, app: Synthesized) -> list[str]:
+    launch = launch_context(app)
     return [
         f"{required.action} on {resource}"
         for required in REQUIRED[service, call]

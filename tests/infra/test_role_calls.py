@@ -7,14 +7,14 @@ import pytest
 from runctl.model.permissions import Required
 from runctl.model.role_calls import ROLE_CALLS, role_of
 from tests.infra.templates import ACCOUNT, REGION, Resource, Role, Synthesized
-from tests.infra.test_permissions import TAGGED
+from tests.infra.test_permissions import TAGGED, launch_context
 from tests.infra.test_permissions import facts as facts_of_calls
 
 # Of every role, but only one deployment in many reads secrets.
 TAGS = {
     **TAGGED,
     "aws:ResourceTag/runctl:keep-alive-until": ["2030-01-01T00:00:00Z"],
-    "ssm:resourceTag/runctl:lent": ["yes"],
+    "ssm:resourceTag/runctl:lent": ["deployment=runctl until=2030-01-01T00:00:00Z"],
     "kms:ResourceAliases": ["alias/x"],
 }
 
@@ -83,7 +83,7 @@ def test_a_role_may_do_everything_that_the_list_says(app: Synthesized, name: str
         f"{required.action} on {resource}"
         for required in ROLE_CALLS[name]
         for resource in required.on(known)
-        if not role.allows(required.action, resource, context(required))
+        if not role.allows(required.action, resource, {**launch_context(app), **context(required)})
     ]
     assert refused == []
 
