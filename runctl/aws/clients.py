@@ -10,6 +10,7 @@ from botocore.config import Config
 
 from runctl import __version__
 from runctl.aws.errors import translated
+from runctl.aws.missing_objects import distinguish_missing
 
 # CreateFleet answers only after the launch was tried in every pool it needed.
 READ_TIMEOUTS = {"ec2": 60}
@@ -111,6 +112,8 @@ class Clients:
         )
         if connection.credentials is not None:
             client.meta.events.register("needs-retry", _Repeat(connection.credentials))
+            if service == "s3":
+                distinguish_missing(client)
         return client
 
 

@@ -20,6 +20,7 @@ UPLOAD_THREADS = 2
 ATTEMPT = "runctl-attempt"
 RUN = "runctl-run"
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+FORBIDDEN = frozenset({"403", "AccessDenied"})
 # Another writer has stored or removed the object since it was looked up, or is doing so.
 CHANGED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict", *MISSING})
 MAX_CONFLICTS = 10
@@ -63,7 +64,9 @@ class OutputStore:
         try:
             stored: Mapping[str, Any] = self._client.head_object(**place)
         except ClientError as exc:
-            if code_of(exc) not in MISSING:
+            # Those who may not list the bucket read 403 for a missing object; the write that
+            # follows has a condition, and needs a permission of its own.
+            if code_of(exc) not in MISSING | FORBIDDEN:
                 raise
             return None
         return stored

@@ -70,6 +70,13 @@ def test_a_session_reaches_its_run_the_environments_and_what_its_request_names()
         assert not reaches(text, key), key
 
 
+def test_a_script_in_s3_is_named_by_its_request_and_one_in_the_project_names_nothing():
+    assert reaches(run_policy(request(script="s3://ours/code/x.py"), "a", PLACE), "code/x.py")
+    assert objects(run_policy(request(script="x.py"), "a", PLACE)) == [
+        "ours/runs/a/*", "ours/environments/*"
+    ]  # fmt: skip
+
+
 def test_listings_are_limited_to_the_same_keys():
     text = run_policy(request(inputs={"data": "s3://ours/inputs/cifar/"}), "a", PLACE)
     (listing,) = [

@@ -23,6 +23,7 @@ from runctl.local.core import (
     iam,
     item_conditions,
     limits,
+    missing_objects,
     policy_variables,
     protocol,
     records,
@@ -295,6 +296,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
     resources.install(machine_of=workflows.install(knobs, builds))
     functions.install(home)
     objects.install(home / "s3")
+    missing_objects.install()
     instances = Instances(
         home,
         endpoint=url,
