@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -169,6 +170,8 @@ class Machine:
         """Remove what is left of it when it is off."""
         await self._leave_network()
         self._groups.remove()
+        # Nobody reads them any more; what else it has written stays.
+        shutil.rmtree(self._images, ignore_errors=True)
 
 
 def _run(*words: str) -> None:

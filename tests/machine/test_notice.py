@@ -11,7 +11,7 @@ from tests.machine.machines import Machines
 pytestmark = pytest.mark.e2e
 # In this order, when systemd stops the units.
 DRAIN = (
-    "Stopping runctl-agent.service",
+    "System is powering down",
     "SIGTERM to",
     "the trainer exited with 0",
     "committed step",
