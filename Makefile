@@ -157,7 +157,7 @@ test: setup build/frameworks/.installed system-packages  ## all tests, the end-t
 	$(PYTEST) -p tests.plugins.reruns --last-failed --last-failed-no-failures none
 
 test-machine: setup system-packages  ## the tests on real machines that systemd boots, as root
-	CI=true $(PYTEST) tests/machine
+	CI=true RUNCTL_ALL_MACHINES=1 $(PYTEST) tests/machine
 
 test-fast: setup  ## the tests without real instances
 	$(BIN)/python -m pytest -q -n 2 -m "not e2e and not slow"

@@ -18,7 +18,7 @@ class ControlGroups:
 
     def __init__(self, instance_id: str) -> None:
         self._name = f"{_PREFIX}{os.getpid()}-{instance_id}"
-        self.unified = _own(_unified(), "") / self._name
+        self.unified = _unified() / self._name
 
     def create(self, *, memory_bytes: int) -> list[Path]:
         """Create the groups that a machine starts in; 0 bytes are no limit.
@@ -30,6 +30,7 @@ class ControlGroups:
         if memory_bytes:
             limit = self.unified / "memory.max"
             if not limit.exists():  # a system with the controllers of version 1
+                # Below the one of this process, whose limits hold then, too.
                 group = _own(_MOUNT / "memory", "memory") / self._name
                 group.mkdir(exist_ok=True)
                 limit = group / "memory.limit_in_bytes"
@@ -48,7 +49,7 @@ class ControlGroups:
 
 def leader_of(instance_id: str) -> int | None:
     """Return the first process of an instance that is a machine, if it has one."""
-    found = _own(_unified(), "").glob(f"{_PREFIX}*-{instance_id}")
+    found = _unified().glob(f"{_PREFIX}*-{instance_id}")
     return next(filter(None, map(_leader, found)), None)
 
 
@@ -86,7 +87,7 @@ def _remove(name: str) -> None:
 
 def _parents() -> Iterator[Path]:
     """Yield the folders that can have a machine's groups."""
-    yield _own(_unified(), "")
+    yield _unified()
     # nspawn creates a group of the same name for itself in systemd's own hierarchy.
     for folder, controller in ((_MOUNT / "systemd", "name=systemd"), (_MOUNT / "memory", "memory")):
         if folder.is_dir():

@@ -21,11 +21,14 @@ machine that has ended is `overlay`, with what was written in it, and its journa
 
 from __future__ import annotations
 
+import os
 import subprocess
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.e2e.gated import GatedRun
 from tests.e2e.testbed import Testbed, wait_for
@@ -35,6 +38,10 @@ from tests.machine.control_groups import leader_of
 # Something in a machine that hangs fails the test instead of the whole run of tests.
 _SECONDS = 60
 _SLICE = "runctl-trainer.slice"
+# The whole of `make test` has few minutes for machines.
+only_in_test_machine = pytest.mark.skipif(
+    not os.environ.get("RUNCTL_ALL_MACHINES"), reason="it takes long: make test-machine"
+)
 FIRST_PROCESS = Path(__file__).with_name("first_process.py")
 
 

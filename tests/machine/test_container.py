@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.docker_engine import needs_engine, serving_engine
-from tests.machine.machines import Machine, MachineRun, Machines
+from tests.machine.machines import Machine, MachineRun, Machines, only_in_test_machine
 
-pytestmark = [needs_engine, pytest.mark.e2e]
+pytestmark = [only_in_test_machine, needs_engine, pytest.mark.e2e]
 
 ASK = """
 import socket
