@@ -200,6 +200,15 @@ class Found:
         """Its device and inode."""
         return self.info.st_dev, self.info.st_ino
 
+    def target(self) -> str:
+        """Return what a link says; FileNotFoundError if it is not one any more."""
+        try:
+            return os.readlink(self.name, dir_fd=self.at)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                raise FileNotFoundError(errno.ENOENT, "it was a link", self.path) from exc
+            raise
+
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder."""

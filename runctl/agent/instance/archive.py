@@ -111,8 +111,10 @@ def _pack_one(
     if found.is_folder or found.is_link or found.identity in names:
         member.type = tarfile.DIRTYPE
         if found.is_link:
-            member.type = tarfile.SYMTYPE
-            member.linkname = os.readlink(found.name, dir_fd=found.at)
+            try:
+                member.type, member.linkname = tarfile.SYMTYPE, found.target()
+            except FileNotFoundError:
+                return
         elif not found.is_folder:
             member.type, member.linkname = tarfile.LNKTYPE, names[found.identity]
         content.addfile(member)

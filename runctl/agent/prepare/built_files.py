@@ -124,8 +124,7 @@ def _state(kind: str, found: Found) -> FileState:
     info = found.info
     mode = stat.S_IMODE(info.st_mode)
     if kind == "link":
-        target = os.readlink(found.name, dir_fd=found.at)
-        return FileState(kind, mode, FILE_TIME_NS, target=target)
+        return FileState(kind, mode, FILE_TIME_NS, target=found.target())
     if kind == "dir":
         return FileState(kind, mode, FILE_TIME_NS)
     return FileState(kind, mode, info.st_mtime_ns, info.st_size, found.identity)

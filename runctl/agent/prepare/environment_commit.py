@@ -83,7 +83,7 @@ def commit(store: EnvironmentStore, job: CommitJob) -> str:
         installed = upload()
         files.compile(Path(job.python))
         uploaded = upload()
-    except ChangedError as exc:
+    except (ChangedError, FileNotFoundError) as exc:
         return f"it is not stored: {exc}"
     finally:
         folder.close()

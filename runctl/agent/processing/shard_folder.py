@@ -139,9 +139,8 @@ def _open(root: Folder, path: str, found: Found) -> int:
     try:
         return root.open_inside(path)
     except OutsideError as exc:
-        target = os.readlink(found.name, dir_fd=found.at)
         raise RequestError(
-            f"{found.path!a} in RUNCTL_OUTPUT_DIR is a link to {target!a}; write a copy"
+            f"{found.path!a} in RUNCTL_OUTPUT_DIR is a link to {found.target()!a}; write a copy"
         ) from exc
     except FileNotFoundError as exc:
         if found.is_file:  # it was removed or replaced just now
