@@ -1,4 +1,4 @@
-"""PlanShards: validates a processing job for several instances, and plans and records it."""
+"""PlanShards: validates and plans a processing job on several instances, or resumes it."""
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 

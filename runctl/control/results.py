@@ -293,8 +293,8 @@ class PreparedSweep(Result):
 class PlannedShards(Result):
     """PlanShards: the job, the runs that process its batches, and how many of them at once.
 
-    Each of `batches` has the number, the run, and its first shard and their count. `request` is
-    what all these runs have in common.
+    Each of `batches` has the run, its first shard and their count, the name of its execution, and
+    whether that `continues` a run that has ended. `request` is what all runs have in common.
     """
 
     group_id: str

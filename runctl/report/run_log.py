@@ -33,6 +33,12 @@ class RunLog:
         yield from self.tail.read(self._attempts()[0])
         yield from self.tail.unfinished()
 
+    def read_new(self) -> Iterator[LogEntry]:
+        """Yield the lines that were added since the last read."""
+        yield from self.tail.read(self._attempts()[0])
+        if self.shows_prompts:
+            yield from self.tail.unfinished(after=UNFINISHED_LINE_TIME)
+
     def follow(self) -> Iterator[LogEntry]:
         """Yield lines until the run, or the attempt, has ended."""
         quiet = 0

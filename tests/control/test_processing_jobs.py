@@ -4,7 +4,7 @@ import pytest
 
 from runctl.control.processing.finish_processing import finish_processing
 from runctl.control.processing.plan_shards import plan_shards
-from runctl.model.errors import InvalidRequestError, NotFoundError
+from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from tests.control.fakes import START, Fragile, World
 from tests.control.scenes import execution
@@ -22,7 +22,10 @@ def planned(world: World, **process):
 
 def member(plan, number: int) -> dict:
     """Return the request of a batch, as the state machine makes it."""
-    batch = plan.batches[number - 1]
+    return member_of(plan, plan.batches[number - 1])
+
+
+def member_of(plan, batch) -> dict:
     part = {"first_shard": batch["first"], "shard_count": batch["count"]}
     return {**plan.request, "process": {**plan.request["process"], **part}}
 
@@ -42,7 +45,9 @@ def test_the_batches_are_runs_of_one_group_with_one_plan():
     world = world_with(*[1] * 20)
     plan = planned(world)
     assert (plan.group_id, plan.instances, len(plan.batches)) == (JOB, 2, 8)
-    assert plan.batches[0] == {"run_id": "job-0001", "first": 0, "count": 2}
+    assert plan.batches[0] == {
+        "run_id": "job-0001", "first": 0, "count": 2, "execution": "job-0001", "continues": False,
+    }  # fmt: skip
     assert world.groups.find_group(JOB).kind == "process"
     assert world.processing_jobs.claims == {OUTPUT: JOB}
     world.inputs.sizes.clear()  # its members list nothing
@@ -132,3 +137,91 @@ def test_a_job_that_was_stopped_says_so():
     run_all(world, planned(world), RunStatus.STOPPED)
     world.groups.request_stop(JOB)
     assert finish(world).status is RunStatus.STOPPED
+
+
+def ended_job(*ends: RunStatus) -> World:
+    """Return a world with a job of four runs that has failed; `ends` are those of the first."""
+    world = world_with(*[1] * 4)
+    plan = planned(world)
+    assert len(plan.batches) == 4
+    for number, status in enumerate(ends, 1):
+        batch = plan.batches[number - 1]
+        prepare_run(world, execution(batch["run_id"]), member(plan, number))
+        world.ledger.end_run(batch["run_id"], status=status, reason="why", now=START)
+    assert finish(world).status is RunStatus.FAILED
+    return world
+
+
+def resumed(world: World, number: int = 2, **more):
+    return plan_shards(world, execution(f"{JOB}-r{number}"), {"group_id": JOB, **more})
+
+
+def test_a_job_is_resumed_with_the_runs_that_are_not_completed():
+    world = ended_job(RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STOPPED)
+    world.inputs.sizes.clear()  # nothing is listed again
+    plan = resumed(world)
+    assert [(batch["execution"], batch["continues"]) for batch in plan.batches] == [
+        ("job-0002-r2", True),
+        ("job-0003-r2", True),
+        ("job-0004", False),
+    ]
+    assert resumed(world) == plan
+    group = world.groups.find_group(JOB)
+    assert (group.ended, group.execution) == (None, "job-r2")
+    for batch in plan.batches:
+        given = {"run_id": batch["run_id"]} if batch["continues"] else member_of(plan, batch)
+        prepare_run(world, execution(batch["execution"]), given)
+        world.ledger.end_run(
+            batch["run_id"], status=RunStatus.COMPLETED, reason="", now=world.clock.now()
+        )
+    result = finish_processing(world, JOB, execution_arn="arn:job-r2")
+    assert result.status is RunStatus.COMPLETED
+    assert world.groups.find_group(JOB).ended is RunStatus.COMPLETED
+
+
+def test_a_run_that_failed_again_gets_the_name_of_its_next_execution():
+    world = ended_job(RunStatus.FAILED)
+    resumed(world)
+    prepare_run(world, execution("job-0001-r2"), {"run_id": "job-0001"})
+    world.ledger.end_run("job-0001", status=RunStatus.FAILED, reason="again", now=START)
+    finish_processing(world, JOB, execution_arn="arn:job-r2")
+    assert resumed(world, 3).batches[0]["execution"] == "job-0001-r3"
+
+
+def test_a_job_without_anything_left_only_makes_its_index_again():
+    world = world_with(*[1] * 4)
+    run_all(world, planned(world))
+    finish(world)
+    assert resumed(world).batches == ()
+    again = finish_processing(world, JOB, execution_arn="arn:job-r2")
+    assert again.status is RunStatus.COMPLETED
+
+
+def test_a_job_whose_runs_still_save_is_not_resumed_yet():
+    world = ended_job(RunStatus.FAILED)
+    prepare_run(world, execution("job-0001-r2"), {"run_id": "job-0001"})
+    with pytest.raises(RequestError, match="job-0001 has not ended yet"):
+        resumed(world)
+    assert world.groups.find_group(JOB).execution == JOB
+
+
+def test_a_job_that_runs_is_not_resumed():
+    world = world_with(*[1] * 4)
+    planned(world)
+    world.workflow.running.add(f"arn:{JOB}")
+    with pytest.raises(RequestError, match="is running in the execution job"):
+        resumed(world)
+
+
+@pytest.mark.parametrize(
+    ("document", "error"),
+    [
+        ({"group_id": "none"}, "there is no processing job none"),
+        ({"group_id": 7}, "there is no processing job 7"),
+        ({"group_id": JOB, "command": ["x"]}, "not allowed with command"),
+    ],
+)
+def test_what_is_no_job_is_not_resumed(document, error):
+    world = ended_job(RunStatus.FAILED)
+    with pytest.raises((NotFoundError, InvalidRequestError), match=error):
+        plan_shards(world, execution("job-r2"), document)

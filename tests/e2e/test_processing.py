@@ -155,13 +155,15 @@ def test_several_instances_make_one_dataset(
     assert group.ended is RunStatus.COMPLETED
 
 
-def test_a_job_on_several_instances_fails_with_the_words_of_its_shard(
-    testbed: Testbed, digits: str, new_name
+def test_a_job_on_several_instances_fails_with_the_words_of_its_shard_and_is_resumed(
+    testbed: Testbed, digits: str, new_name, tmp_path: Path
 ):
     name = new_name()
     output = f"s3://{testbed.deployment.bucket}/outputs/{name}/"
     process = {"input": digits, "output": output, "instances": 2, "shard_files": 3, "retries": 0}
-    command = ["sh", "-c", "echo no header >&2; exit 3"]
+    mended = tmp_path / "mended"
+    words = f"[ -e {mended} ] || [ $RUNCTL_SHARD = 0 ] || {{ echo no header >&2; exit 3; }}"
+    command = ["sh", "-c", f"{words}; touch $RUNCTL_OUTPUT_DIR/$RUNCTL_SHARD"]
     start_job(testbed, name, {"command": command, "process": process})
     ended = wait_for_job(testbed, name)
     assert ended.status == "FAILED"
@@ -169,6 +171,17 @@ def test_a_job_on_several_instances_fails_with_the_words_of_its_shard(
     group = testbed.groups.find_group(name)
     assert group is not None
     assert group.ended is RunStatus.FAILED
+
+    mended.touch()
+    before = testbed.run(f"{name}-0001")
+    testbed.processing_workflow.start_run(f"{name}-r2", {"group_id": name})
+    ended = wait_for_job(testbed, f"{name}-r2")
+    assert ended.status == "SUCCEEDED", ended.cause
+    assert (ended.output["done"], ended.output["failed"]) == (2, 0)
+    assert {"0", "1", "_index.jsonl"} <= read(testbed, output).keys()
+    assert testbed.run(f"{name}-0002").executions == 2
+    if before.ended is RunStatus.COMPLETED:
+        assert testbed.run(f"{name}-0001") == before
 
 
 @pytest.mark.parametrize("instance", ["$INSTANCE_ID", ""])

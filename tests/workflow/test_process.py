@@ -42,7 +42,16 @@ def jobs(shared_workflow: ScriptedWorkflow) -> ScriptedWorkflow:
 
 
 def script(first: int = 0, status: str = "completed", **parts: Any) -> dict[str, Any]:
-    batches = [{"run_id": f"RUN-{at}", "first": first + 2 * at, "count": 2} for at in range(3)]
+    batches = [
+        {
+            "run_id": f"RUN-{at}",
+            "first": first + 2 * at,
+            "count": 2,
+            "execution": f"RUN-{at}",
+            "continues": False,
+        }
+        for at in range(3)
+    ]
     planned = {"group_id": "RUN", "instances": 2, "batches": batches, "request": REQUEST}
     result = {"group_id": "RUN", "status": status, "reason": "as the ledger says"}
     return {
@@ -88,6 +97,24 @@ def test_each_batch_is_a_run_of_its_shards(jobs: ScriptedWorkflow) -> None:
     (finished,) = walk.payloads("finish_processing")
     assert finished["cause"] == ""
     assert finished["group_id"] == walk.described["name"]
+
+
+def test_a_run_that_has_ended_is_continued_in_its_next_execution(jobs: ScriptedWorkflow) -> None:
+    batch = {"run_id": "RUN-1", "first": 2, "count": 2, "execution": "RUN-1-r2", "continues": True}
+    planned = {"group_id": "RUN", "instances": 2, "batches": [batch], "request": REQUEST}
+    walk = jobs.run(script(plan_shards=[{"answers": planned}]), {"group_id": "RUN"})
+    assert walk.described["status"] == "SUCCEEDED"
+    (given,) = runs_of(jobs, walk)
+    assert "/Batches:" in given.pop("AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID")
+    assert given == {"run_id": f"{walk.described['name']}-1"}
+
+
+def test_a_job_without_anything_left_is_finished(jobs: ScriptedWorkflow) -> None:
+    planned = {"group_id": "RUN", "instances": 2, "batches": [], "request": REQUEST}
+    walk = jobs.run(script(plan_shards=[{"answers": planned}]), {"group_id": "RUN"})
+    assert walk.described["status"] == "SUCCEEDED"
+    assert runs_of(jobs, walk) == []
+    assert len(walk.payloads("finish_processing")) == 1
 
 
 def test_a_batch_that_fails_ends_the_job_with_the_reason_of_the_ledger(

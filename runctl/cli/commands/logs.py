@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,8 @@ from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.display.output import Output
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem
+from runctl.model.kinds import PROCESS
+from runctl.report.job_log import JobLog
 from runctl.report.log_tail import BUILD, LogEntry, LogTail
 from runctl.report.run_log import RunLog
 
@@ -42,40 +45,54 @@ def logs(
     """Print the trainer's output, one attempt after the other.
 
     The lines of the nodes of a gang are in the order of their times, each after the node's rank.
+    The runs of a job on several instances are printed one after the other.
     """
     after = read_since(since, now=datetime.now(timezone.utc)) if since else None
-    cloud = invocation.cloud
-    held = find_run(cloud, run)
-    if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
-        raise NotFoundError(f"{run} has no attempt {attempt}; see `runctl status {run}`")
-    if rank is not None:
-        _check_rank(cloud, run, attempt, rank)
-    output = invocation.output
-    log = RunLog(
-        cloud,
-        LogTail(
+    cloud, output = invocation.cloud, invocation.output
+    group = None if cloud.ledger.find_run(run) else cloud.groups.find_group(run)
+    entries: Iterator[tuple[str, LogEntry]]
+    if group is not None and group.kind == PROCESS:
+        _refuse_for_job(run, attempt, rank)
+
+        def log_of(run_id: str) -> RunLog:
+            tail = LogTail(cloud.logs, run_id, since=after, is_agent=agent)
+            return RunLog(cloud, tail, shows_prompts=not output.as_json)
+
+        job_log = JobLog(cloud, run, log_of, pause=cloud.pause)
+        entries = job_log.follow() if follow else job_log.read()
+    else:
+        held = find_run(cloud, run)
+        if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
+            raise NotFoundError(f"{run} has no attempt {attempt}; see `runctl status {run}`")
+        if rank is not None:
+            _check_rank(cloud, run, attempt, rank)
+        is_whole = attempt is None and rank is None and not agent
+        tail = LogTail(
             cloud.logs,
             run,
             since=after,
             is_agent=agent,
-            has_build=bool(held.request.docker.dockerfile)
-            and attempt is None
-            and rank is None
-            and not agent,
-        ),
-        attempt=attempt,
-        rank=rank,
-        shows_prompts=not output.as_json,
-    )
+            has_build=bool(held.request.docker.dockerfile) and is_whole,
+        )
+        log = RunLog(cloud, tail, attempt=attempt, rank=rank, shows_prompts=not output.as_json)
+        entries = (("", entry) for entry in (log.follow() if follow else log.read()))
     printer = _LogPrinter(output)
     try:
-        for entry in log.follow() if follow else log.read():
-            printer.take(entry)
+        for run_id, entry in entries:
+            printer.take(entry, run_id)
     except KeyboardInterrupt:
         printer.finish()
         output.note(f"{run} continues")
         raise
     printer.finish()
+
+
+def _refuse_for_job(job: str, attempt: int | None, rank: int | None) -> None:
+    given = {"--attempt": attempt, "--rank": rank}
+    problem = f"not for a job of several runs; name one of those that `runctl status {job}` shows"
+    problems = [Problem(option, problem) for option, value in given.items() if value is not None]
+    if problems:
+        raise InvalidRequestError(tuple(problems))
 
 
 def _check_rank(cloud: Cloud, run: str, attempt: int | None, rank: int) -> None:
@@ -92,22 +109,24 @@ class _LogPrinter:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._entries: list[LogEntry] = []
-        self._attempt: int | None = None
+        self._lines: list[dict[str, Any]] = []
+        self._place: tuple[str, int] | None = None
 
-    def take(self, entry: LogEntry) -> None:
+    def take(self, entry: LogEntry, run_id: str = "") -> None:
+        """Take a line; `run_id` is the run that it belongs to if there are several."""
         if self._output.as_json:
-            self._entries.append(entry)
+            which = {"run_id": run_id} if run_id else {}
+            self._lines.append({**which, **entry.as_document()})
             return
-        if entry.attempt != self._attempt:
-            self._attempt = entry.attempt
+        if (run_id, entry.attempt) != self._place:
+            self._place = (run_id, entry.attempt)
             name = f"attempt {entry.attempt}" if entry.attempt != BUILD else "image"
-            self._output.note(f"── {name}", style="dim")
+            self._output.note(f"── {run_id} {name}" if run_id else f"── {name}", style="dim")
         self._output.line(entry.plain)
 
     def finish(self) -> None:
         if self._output.as_json:
-            self._output.result({"lines": [entry.as_document() for entry in self._entries]})
+            self._output.result({"lines": self._lines})
 
 
 def read_since(text: str, *, now: datetime) -> datetime:

@@ -8,6 +8,7 @@ import typer
 
 from runctl.cli.commands.attach import attach
 from runctl.cli.commands.find import RunName, find_run
+from runctl.cli.commands.resume_job import resume_job
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.identity import continuation_name
@@ -38,8 +39,15 @@ def resume(
         ),
     ] = False,
 ) -> None:
-    """Continue a run that has ended, from its newest checkpoint."""
+    """Continue a run that has ended, from its newest checkpoint.
+
+    A job on several instances goes on with the shards that are not done.
+    """
     cloud = invocation.cloud
+    group = None if cloud.ledger.find_run(run) else cloud.groups.find_group(run)
+    if group is not None and group.kind == PROCESS:
+        resume_job(invocation, cloud, group, detach=detach, fresh_environment=fresh_environment)
+        return
     held = find_run(cloud, run)
     if held.ended is None:
         raise InvalidRequestError(

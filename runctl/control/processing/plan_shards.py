@@ -1,22 +1,25 @@
-"""PlanShards: validates a processing job for several instances, and plans and records it."""
+"""PlanShards: validates and plans a processing job on several instances, or resumes it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from runctl.control.continuing_groups import continue_group, find_to_continue
 from runctl.control.ports.services import Services
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, problems_with_the_world
 from runctl.control.processing.plan_processing import plan_processing, store_plan
 from runctl.control.results import PlannedShards
-from runctl.model.errors import InvalidRequestError, Problem
+from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.group import Group
-from runctl.model.identity import RUN_ID
+from runctl.model.identity import RUN_ID, continuation_name
 from runctl.model.kinds import PROCESS
+from runctl.model.outcome import RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.request_parsing import parse_request
-from runctl.policy.sharding import batch_run_id, divide
+from runctl.policy.sharding import Batch, batch_run_id, divide
 
 # The names of its runs have five characters more.
 MAX_JOB_NAME = 59
+NOUN = "processing job"
 NAME_RULE = f"1 to {MAX_JOB_NAME} letters, digits, '_' or '-'"
 
 
@@ -27,6 +30,8 @@ def plan_shards(services: Services, execution: ExecutionStart, document: Any) ->
     """
     if isinstance(document, Mapping):
         document = {name: value for name, value in document.items() if name != STARTED_BY}
+        if "group_id" in document:
+            return _resume(services, execution, document)
     name, problems = execution.name, []
     if not RUN_ID.fullmatch(name) or len(name) > MAX_JOB_NAME:
         problems.append(Problem("execution name", f"{name!r} names the job; use {NAME_RULE}"))
@@ -48,20 +53,54 @@ def plan_shards(services: Services, execution: ExecutionStart, document: Any) ->
         raise InvalidRequestError(tuple(problems))
     _record(services, execution, request)
     header = services.processing_jobs.find_plan(name) or plan.header
-    common = {**request.as_document(), "group": name}
+    batches = divide(header.shards, instances=request.process.instances)
+    return _planned(name, request, (_begin(name, batch) for batch in batches))
+
+
+def _resume(
+    services: Services, execution: ExecutionStart, document: Mapping[str, Any]
+) -> PlannedShards:
+    """Return the batches of a job that has ended whose runs are not completed."""
+    group = find_to_continue(services, document, kind=PROCESS, noun=NOUN)
+    job = group.group_id
+    header = services.processing_jobs.find_plan(job)
+    if header is None:
+        raise NotFoundError(f"the processing job {job} has no plan of its shards")
+    request = RunRequest.from_stored(group.request)
+    batches = []
+    for batch in divide(header.shards, instances=request.process.instances):
+        run = services.ledger.find_run(batch_run_id(job, batch.number))
+        if run is None:
+            batches.append(_begin(job, batch))
+        elif run.ended is None:
+            # It was stopped together with the job, and saves what it has.
+            raise RequestError(f"{run.run_id} has not ended yet; wait for its end")
+        elif run.ended is not RunStatus.COMPLETED:
+            batches.append(_begin(job, batch, next_execution=run.executions + 1))
+    continue_group(services, execution, group, noun=NOUN)
+    return _planned(job, request, batches)
+
+
+def _planned(job: str, request: RunRequest, batches: Iterable[dict[str, Any]]) -> PlannedShards:
     return PlannedShards(
-        group_id=name,
+        group_id=job,
         instances=request.process.instances,
-        batches=tuple(
-            {
-                "run_id": batch_run_id(name, batch.number),
-                "first": batch.first,
-                "count": batch.count,
-            }
-            for batch in divide(header.shards, instances=request.process.instances)
-        ),
-        request=common,
+        batches=tuple(batches),
+        request={**request.as_document(), "group": job},
     )
+
+
+def _begin(job: str, batch: Batch, *, next_execution: int = 1) -> dict[str, Any]:
+    """Return how the run of a batch is begun, or continued in its next execution."""
+    run_id = batch_run_id(job, batch.number)
+    continues = next_execution > 1
+    return {
+        "run_id": run_id,
+        "first": batch.first,
+        "count": batch.count,
+        "execution": continuation_name(run_id, next_execution) if continues else run_id,
+        "continues": continues,
+    }
 
 
 def _problems(request: RunRequest) -> list[Problem]:

@@ -4,22 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from runctl.control.check_inputs import check_inputs
+from runctl.control.continuing_groups import continue_group, find_to_continue
 from runctl.control.ports.sweeps import SweepServices
 from runctl.control.prepare_run import STARTED_BY, ExecutionStart, problems_with_the_world
 from runctl.control.results import PreparedSweep
 from runctl.control.sweeps.ask_trial import read_sweep
 from runctl.control.sweeps.trials import settle_trial
-from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
+from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.group import Group
 from runctl.model.identity import RUN_ID
-from runctl.model.outcome import RunStatus
 from runctl.model.request_checks import problem_with_deadline
 from runctl.model.sweep_request import parse_sweep_request
 from runctl.model.trial import MAX_SWEEP_NAME, UNFINISHED, trial_run_id
 
 KIND = "sweep"
 NAME_RULE = f"1 to {MAX_SWEEP_NAME} letters, digits, '_' or '-'"
-ENDED_UNNOTICED = "its execution ended unnoticed"
 
 
 def prepare_sweep(
@@ -32,7 +31,8 @@ def prepare_sweep(
     if isinstance(document, Mapping):
         document = {name: value for name, value in document.items() if name != STARTED_BY}
     if isinstance(document, Mapping) and "group_id" in document:
-        group = _continue(services, execution, document)
+        found = find_to_continue(services, document, kind=KIND, noun=KIND)
+        group = continue_group(services, execution, found, noun=KIND)
     else:
         group = _create(services, execution, document)
     _, request = read_sweep(services, group.group_id)
@@ -94,33 +94,3 @@ def _create(services: SweepServices, execution: ExecutionStart, document: Any) -
             )
         )
     return group
-
-
-def _continue(
-    services: SweepServices, execution: ExecutionStart, document: Mapping[str, Any]
-) -> Group:
-    group_id = document["group_id"]
-    if others := sorted(str(name) for name in document if name != "group_id"):
-        problem = f"not allowed with {', '.join(others)}; a sweep keeps its request"
-        raise InvalidRequestError((Problem("group_id", problem),))
-    group = services.groups.find_group(group_id) if isinstance(group_id, str) else None
-    if group is None or group.kind != KIND:
-        raise NotFoundError(f"there is no sweep {group_id}")
-    if group.execution_arn == execution.arn:
-        return group
-    if group.ended is None:
-        if services.workflow.is_running(group.execution_arn):
-            raise RequestError(
-                f"the sweep {group_id} is running in the execution {group.execution}; stop it or "
-                "wait for its end"
-            )
-        services.groups.end_group(
-            group_id,
-            status=RunStatus.FAILED,
-            reason=ENDED_UNNOTICED,
-            now=services.clock.now(),
-            execution_arn=group.execution_arn,
-        )
-    return services.groups.resume_group(
-        group_id, execution=execution.name, execution_arn=execution.arn
-    )

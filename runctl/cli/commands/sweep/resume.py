@@ -6,13 +6,11 @@ from typing import Annotated
 
 import typer
 
+from runctl.cli.commands.continuing import start_next_execution
 from runctl.cli.commands.sweep.find import SweepName, find_sweep
 from runctl.cli.commands.sweep.following import follow_sweep
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import InvalidRequestError, Problem
-from runctl.model.identity import continuation_name
-
-_MAX_CONTINUATIONS = 50
 
 
 def resume(
@@ -26,19 +24,7 @@ def resume(
     if group.ended is None and cloud.sweep_workflow.is_running(group.execution_arn):
         problem = f"{sweep} has not ended; see `runctl sweep status {sweep}`"
         raise InvalidRequestError((Problem("SWEEP", problem),))
-    number = 2
-    _, _, last = group.execution.rpartition("-r")
-    if group.execution != sweep and last.isdecimal():
-        number = int(last) + 1
-    for attempt in range(number, number + _MAX_CONTINUATIONS):
-        name = continuation_name(sweep, attempt)
-        try:
-            arn = cloud.sweep_workflow.start_run(name, {"group_id": sweep})
-            break
-        except InvalidRequestError:
-            # The name is taken by an execution that was refused.
-            if attempt == number + _MAX_CONTINUATIONS - 1:
-                raise
+    name, arn = start_next_execution(cloud.sweep_workflow, group)
     message = f"{name} continues {sweep}"
     if detach:
         document = {"sweep": sweep, "status": "pending", "execution": name, "execution_arn": arn}
