@@ -14,6 +14,8 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.plugins import permissions
+
 # A shell that starts the tests in the background has SIGINT ignored, by their programs, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,6 +42,11 @@ def create_methods(creator: ClientCreator, service: Any) -> dict[str, Any]:
 ClientCreator._create_methods = create_methods
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the permissions that no end-to-end test uses."""
+    permissions.install(config)
+
+
 @pytest.fixture(scope="session")
 def testbed(tmp_path_factory: pytest.TempPathFactory):
     """Deploy the real template to a fresh local cloud, and take it down at the end.
@@ -61,7 +68,9 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
     )
     try:
         deploy(endpoint, project=PROJECT, context={"secrets": "e2e/*", "parameters": "/e2e/*"})
-        yield Testbed(endpoint)
+        deployed = Testbed(endpoint)
+        yield deployed
+        permissions.record(deployed)
     finally:
         daemon.stop(home)
 
