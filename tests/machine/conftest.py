@@ -47,8 +47,9 @@ def _can_boot() -> None:
 def machines(_can_boot: None, testbed: Testbed) -> Iterator[Machines]:
     """Let the instances of a file's runs be machines, and end them all afterwards."""
     testbed.cloud.set_knobs(first_process=str(FIRST_PROCESS))
-    yield Machines(testbed)
-    testbed.cloud.reset()
+    started = Machines(testbed)
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="module")

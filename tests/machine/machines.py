@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ class Machines:
     """Starts runs whose instances are machines."""
 
     testbed: Testbed
+    started: list[str] = field(default_factory=list)
 
     def start(self, program: str = "", **request: Any) -> MachineRun:
         """Start a run: of a program, or of a trainer that waits behind a gate."""
@@ -197,6 +198,15 @@ class Machines:
         self.testbed.start(request, name=run.run_id)
         return run
 
+    def end(self) -> None:
+        """End what still runs, so that nothing is launched in the tests of other files."""
+        for run_id in self.started:
+            found = self.testbed.execution(run_id)
+            if found.is_running:
+                self.testbed.workflow.stop_run(found.arn, cause="the tests have ended")
+        self.testbed.cloud.reset()
+
     def _new_run(self) -> MachineRun:
         run_id = f"machine-{uuid.uuid4().hex[:12]}"
+        self.started.append(run_id)
         return MachineRun(self.testbed, run_id, Path("/var/tmp", run_id))

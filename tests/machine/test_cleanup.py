@@ -60,5 +60,6 @@ def test_nothing_runs_after_a_kill_and_the_next_machine_removes_the_control_grou
     assert control_groups.leader_of(instance_id) is None
     assert instance_id not in Path("/proc/mounts").read_text()
     assert not Path("/run/systemd/nspawn/propagate", instance_id).exists()
-    # The kernel takes a moment to end what was in them.
-    eventually(lambda: control_groups.remove_abandoned() or not groups_of(instance_id))
+    eventually(lambda: not Path(f"/proc/{supervisor}/exe").exists())
+    control_groups.remove_abandoned()
+    assert groups_of(instance_id) == []
