@@ -426,6 +426,10 @@ class OrchestrationStack(Stack):
             "dead_letters": self._dead_letters.queue_url,
             "image_repository": storage.images.repository_uri,
             "environment_days": settings.environment_days,
+            "limits": {
+                "instance_types": list(settings.limits.instance_types),
+                "max_instances": settings.limits.max_instances,
+            },
         }
         ssm.StringParameter(
             self,

@@ -55,6 +55,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
     """
     from runctl.local import daemon
     from runctl.local.deploy import deploy
+    from tests.e2e.role_use import unlisted, used_actions
     from tests.e2e.testbed import PROJECT, Testbed
 
     home: Path = tmp_path_factory.mktemp("cloud")
@@ -71,6 +72,8 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
         deployed = Testbed(endpoint)
         yield deployed
         permissions.record(deployed)
+        # Whatever the tests of this session made a role do, the list of its calls must have.
+        assert unlisted(used_actions(deployed)) == {}
     finally:
         daemon.stop(home)
 

@@ -1,5 +1,6 @@
 """boto3 clients, created when they are first used, with explicit time limits and retries."""
 
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -103,7 +104,7 @@ class Clients:
                 retries={"mode": "standard", "total_max_attempts": self._attempts},
                 max_pool_connections=32,
                 # Some calls of Step Functions go to a host of another name, on AWS only.
-                inject_host_prefix=not connection.endpoint_url,
+                inject_host_prefix=not (connection.endpoint_url or _is_elsewhere()),
                 tcp_keepalive=True,
                 # Every body has a checksum in a signed header and need not be hashed again.
                 s3={"payload_signing_enabled": False},
@@ -115,6 +116,11 @@ class Clients:
             if service == "s3":
                 distinguish_missing(client)
         return client
+
+
+def _is_elsewhere() -> bool:
+    """Whether the environment names an endpoint that is not one of AWS's own."""
+    return any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ)
 
 
 class _Only:

@@ -339,6 +339,11 @@ COMMANDS = [
         "doctor",
         "List leftovers in the account: instances, fleets, volumes and data that nothing needs.",
     ),
+    DeferredCommand(
+        "verify:verify",
+        "verify",
+        "Check a deployment at no cost: permissions, states, launches, quotas and routes.",
+    ),
     LOCAL,
     DeferredCommand(
         "deploy:deploy",

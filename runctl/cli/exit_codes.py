@@ -17,17 +17,19 @@ RUN_FAILED = 1
 BAD_REQUEST = 2
 REFUSED = 3
 NOT_FOUND = 4
+UNKNOWN = 5
 INTERRUPTED = 130
 
 # What each code means, for the help page of `runctl` and the reference.
 MEANINGS: Mapping[int, str] = {
     DONE: "Success.",
     RUN_FAILED: "The run that was followed ended as failed, interrupted or stopped; a checkpoint "
-    "is damaged; `doctor` found something; or an unexpected error.",
+    "is damaged; `doctor` or `verify` found something; or an unexpected error.",
     BAD_REQUEST: "Invalid usage or an invalid request: nothing was uploaded or started.",
     REFUSED: "AWS refused or cannot be reached (credentials, permission, quota), or the run that "
     "was followed could not be launched.",
     NOT_FOUND: "The run, attempt, instance or deployment does not exist.",
+    UNKNOWN: "`verify` was not permitted to make some of its checks; the others passed.",
     INTERRUPTED: "Ctrl-C.",
 }
 

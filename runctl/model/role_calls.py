@@ -120,7 +120,9 @@ _FUNCTIONS: Mapping[str, Calls] = {
             tuple(f"{_EXECUTION}{machine}:verify" for machine in ("train", "process", "sweep")),
             "states:DescribeExecution",
         ),
-        *_calls("ec2", "DescribeTags", "DescribeFleets", "DeleteFleets", "DeleteTags"),
+        *_calls("ec2", "DescribeTags", "DescribeFleets", "DeleteFleets"),
+        # Of machines whose lending has expired, and no other tag.
+        *_on((f"{_EC2}:instance/{{instance}}",), "ec2:DeleteTags", aws__TagKeys="runctl:lent"),
         *_on(("{images_arn}",), "ecr:DescribeImages", "ecr:BatchDeleteImage"),
     ),
     "prune_environments": (

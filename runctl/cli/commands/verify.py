@@ -1,0 +1,102 @@
+"""`runctl verify`: check that a deployment can do its work in this account, at no cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from runctl.aws.deployed_account import AwsDeployedAccount
+from runctl.cli.exit_codes import REFUSED, RUN_FAILED, UNKNOWN
+from runctl.cli.invocation import Invocation
+from runctl.control.verification.installed import Installed
+from runctl.control.verification.verify import State, Verification
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runctl.aws.deployment import Deployment
+    from runctl.control.verification.verify import Verified
+
+
+def verify(invocation: Invocation) -> None:
+    """Check a deployment at no cost: permissions, states, launches, quotas and routes."""
+    cloud = invocation.cloud
+    installed = _installed(cloud.deployment)
+    account = AwsDeployedAccount(cloud.clients, installed.name)
+    with invocation.output.spinner("verifying the deployment") as update:
+        results = Verification(account, installed, cloud.clock.now()).run(update)
+    counts = Counter(result.state for result in results)
+    invocation.output.result(_document(results, counts), *_page(results, counts))
+    if counts[State.FAILED]:
+        raise typer.Exit(RUN_FAILED)
+    if not counts[State.PASSED]:
+        raise typer.Exit(REFUSED)
+    if counts[State.UNKNOWN]:
+        raise typer.Exit(UNKNOWN)
+
+
+def _installed(deployment: Deployment) -> Installed:
+    arns = {
+        "train": deployment.state_machine_arn,
+        "sweep": deployment.sweep_machine_arn,
+        "process": deployment.process_machine_arn,
+    }
+    return Installed(
+        name=deployment.name,
+        region=deployment.region,
+        account=deployment.account,
+        bucket=deployment.bucket,
+        table=deployment.table,
+        log_group=deployment.log_group,
+        topic_arn=deployment.topic_arn,
+        dead_letters=deployment.dead_letters,
+        security_group=deployment.security_group,
+        command_document=deployment.command_document,
+        start_document=deployment.start_document,
+        machines={name: arn for name, arn in arns.items() if arn},
+        launch_templates=deployment.launch_templates,
+        gang_templates=deployment.gang_templates,
+        subnets=deployment.subnets or {},
+        instance_types=tuple(deployment.limits.get("instance_types", ())),
+    )
+
+
+def _document(results: Sequence[Verified], counts: Counter[State]) -> dict[str, Any]:
+    return {
+        **{state.value: counts[state] for state in State},
+        "checks": [
+            {
+                "check": result.check,
+                "name": result.name,
+                "state": result.state.value,
+                "problem": result.problem,
+                "findings": [
+                    {"name": finding.name, "why": finding.why, "advice": finding.advice}
+                    for finding in result.findings
+                ],
+            }
+            for result in results
+        ],
+    }
+
+
+def _page(results: Sequence[Verified], counts: Counter[State]) -> list[Table | str]:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("check", "result", "what", "why", "remedy"):
+        table.add_column(heading, overflow="fold")
+    for check in dict.fromkeys(result.check for result in results):
+        own = [result for result in results if result.check == check]
+        if passed := sum(result.state is State.PASSED for result in own):
+            table.add_row(check, State.PASSED.value, f"{passed} of {len(own)}")
+        for finding in (finding for result in own for finding in result.findings):
+            table.add_row(check, State.FAILED.value, finding.name, finding.why, finding.advice)
+        # Those with the same reason together, such as a permission that the caller lacks.
+        for problem in dict.fromkeys(result.problem for result in own if result.problem):
+            names = [result.name for result in own if result.problem == problem]
+            what = names[0] if len(names) == 1 else f"{len(names)} of {len(own)}"
+            table.add_row(check, State.UNKNOWN.value, what, problem)
+    summary = ", ".join(f"{counts[state]} {state.value}" for state in State)
+    return [table, summary]

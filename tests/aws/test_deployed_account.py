@@ -1,0 +1,161 @@
+"""The account as `verify` reads it: errors of AWS, and requests as the APIs take them."""
+
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.stub import ANY, Stubber
+
+from runctl.aws.deployed_account import AwsDeployedAccount
+from runctl.model.deployed import StateTest
+from runctl.model.errors import RefusedError, TransientError
+
+ROLE = "arn:aws:iam::123456789012:role/r"
+
+
+class Stubbed:
+    """Clients whose answers the test chooses."""
+
+    def __init__(self) -> None:
+        self.stubs: dict[str, Stubber] = {}
+        self.pauses: list[float] = []
+        self.account = AwsDeployedAccount(self, "runctl", pause=self.pauses.append)
+
+    def get(self, service: str) -> Any:
+        return self.stub(service).client
+
+    def stub(self, service: str) -> Stubber:
+        if service not in self.stubs:
+            client = boto3.client(
+                service, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b",
+                config=Config(retries={"total_max_attempts": 1}),
+            )  # fmt: skip
+            self.stubs[service] = Stubber(client)
+            self.stubs[service].activate()
+        return self.stubs[service]
+
+
+@pytest.fixture
+def stubbed() -> Stubbed:
+    return Stubbed()
+
+
+def test_denials_are_collected_over_pages_and_throttling_is_waited_for(stubbed: Stubbed) -> None:
+    iam = stubbed.stub("iam")
+    asked = {
+        "PolicySourceArn": ROLE,
+        "ActionNames": ["s3:GetObject"],
+        "ResourceArns": ["*"],
+        "ContextEntries": [
+            {
+                "ContextKeyName": "dynamodb:LeadingKeys",
+                "ContextKeyType": "stringList",
+                "ContextKeyValues": ["RUN#a"],
+            }
+        ],
+    }
+    allowed = {"EvalActionName": "s3:GetObject", "EvalDecision": "allowed"}
+    denied = {**allowed, "EvalDecision": "implicitDeny", "MissingContextValues": ["aws:b"]}
+    iam.add_client_error("simulate_principal_policy", "Throttling", expected_params=asked)
+    page = {"EvaluationResults": [allowed], "IsTruncated": True, "Marker": "m"}
+    iam.add_response("simulate_principal_policy", page, asked)
+    last = {"EvaluationResults": [denied], "IsTruncated": False}
+    iam.add_response("simulate_principal_policy", last, {**asked, "Marker": "m"})
+    (found,) = stubbed.account.denied(
+        ROLE, ["s3:GetObject"], ["*"], {"dynamodb:LeadingKeys": ["RUN#a"]}
+    )
+    assert (found.decision, found.missing, found.resource) == ("implicitDeny", ("aws:b",), "*")
+    assert stubbed.pauses == [1.0]
+
+
+def test_endless_throttling_and_a_missing_permission_are_errors(stubbed: Stubbed) -> None:
+    iam = stubbed.stub("iam")
+    for _ in range(5):
+        iam.add_client_error("simulate_principal_policy", "Throttling")
+    with pytest.raises(TransientError):
+        stubbed.account.denied(ROLE, ["s3:GetObject"], ["*"], {})
+    assert stubbed.pauses == [1.0, 2.0, 4.0, 8.0]
+    iam.add_client_error("simulate_principal_policy", "AccessDenied", "not authorized")
+    with pytest.raises(RefusedError):
+        stubbed.account.denied(ROLE, ["s3:GetObject"], ["*"], {})
+
+
+@pytest.mark.parametrize(
+    ("code", "refusal"),
+    [("DryRunOperation", None), ("InvalidSubnetID.NotFound", ("InvalidSubnetID.NotFound", "x"))],
+)
+def test_a_dry_run_says_what_would_be_refused(stubbed: Stubbed, code: str, refusal: Any) -> None:
+    stubbed.stub("ec2").add_client_error("run_instances", code, "x", 412)
+    got = stubbed.account.refusal_of_instances("lt-1", instance_type="m5.large", subnet_id="s")
+    assert got == refusal
+
+
+def test_a_permission_that_the_caller_lacks_is_not_the_deployments_fault(stubbed: Stubbed) -> None:
+    stubbed.stub("ec2").add_client_error("create_fleet", "UnauthorizedOperation", "no")
+    with pytest.raises(RefusedError):
+        stubbed.account.refusal_of_fleet("lt-1", instance_type="m5.large", subnet_ids=["s"])
+
+
+def test_a_state_is_tested_with_what_the_api_takes(stubbed: Stubbed) -> None:
+    answer = {
+        "status": "SUCCEEDED",
+        "output": "[1]",
+        "nextState": "Next",
+        "inspectionData": {"variables": '{"a": 1}'},
+    }
+    mock = {"result": "{}", "fieldValidationMode": "NONE"}
+    states = stubbed.stub("stepfunctions")
+    request = {
+        "definition": ANY, "input": "{}", "variables": "{}", "inspectionLevel": "DEBUG",
+    }  # fmt: skip
+    states.add_response("test_state", answer, {**request, "mock": mock, "context": "{}"})
+    common: dict[str, Any] = {"state": {"Type": "Task"}, "data": {}, "variables": {}}
+    got = stubbed.account.test_state(StateTest(**common, result={}, context={}))
+    assert (got.output, got.next_state, got.variables) == ([1], "Next", {"a": 1})
+    # A state without a mock takes no context.
+    states.add_response("test_state", {"status": "FAILED", "error": "E"}, request)
+    assert stubbed.account.test_state(StateTest(**common, context={})).error == "E"
+
+
+def test_what_does_not_exist(stubbed: Stubbed) -> None:
+    stubbed.stub("ec2").add_client_error("describe_images", "InvalidAMIID.NotFound")
+    assert stubbed.account.image("ami-1") is None
+    iam = stubbed.stub("iam")
+    iam.add_client_error("get_instance_profile", "NoSuchEntity")
+    assert stubbed.account.profile_role("arn:aws:iam::1:instance-profile/p") is None
+    iam.add_client_error("get_role", "NoSuchEntity")
+    assert not stubbed.account.has_role("r")
+    code = "NoSuchPublicAccessBlockConfiguration"
+    stubbed.stub("s3").add_client_error("get_public_access_block", code)
+    assert len(stubbed.account.public_access("b")) == 4
+    quotas = stubbed.stub("service-quotas")
+    quotas.add_client_error("get_service_quota", "NoSuchResourceException")
+    quotas.add_response("get_aws_default_service_quota", {"Quota": {"Value": 5.0}})
+    assert stubbed.account.quota("L-1") == 5
+
+
+def test_a_subnet_without_its_own_route_table_has_the_main_one(stubbed: Stubbed) -> None:
+    ec2 = stubbed.stub("ec2")
+    subnets = {"Subnets": [{"SubnetId": "s", "VpcId": "v"}]}
+    ec2.add_response("describe_subnets", subnets)
+    ec2.add_response("describe_route_tables", {"RouteTables": []})
+    routes = [
+        {"DestinationCidrBlock": "10.0.0.0/16", "GatewayId": "local"},
+        {"DestinationCidrBlock": "0.0.0.0/0", "NatGatewayId": "nat-1", "State": "blackhole"},
+    ]
+    ec2.add_response(
+        "describe_route_tables", {"RouteTables": [{"RouteTableId": "rtb-1", "Routes": routes}]}
+    )
+    service = "com.amazonaws.us-east-1"
+    endpoints = [
+        {"ServiceName": f"{service}.s3", "VpcEndpointType": "Gateway", "RouteTableIds": ["rtb-1"]},
+        {"ServiceName": f"{service}.dynamodb", "VpcEndpointType": "Gateway", "RouteTableIds": []},
+        {"ServiceName": f"{service}.ecr.api", "VpcEndpointType": "Interface"},
+    ]
+    ec2.add_response("describe_vpc_endpoints", {"VpcEndpoints": endpoints})
+    found = stubbed.account.subnet("s")
+    assert [(route.target, route.is_active) for route in found.routes] == [
+        ("local", True), ("nat-1", False),
+    ]  # fmt: skip
+    assert found.endpoints == {"s3", "ecr.api"}

@@ -1,0 +1,225 @@
+"""`runctl verify` on a deployment with enforced permissions, with and without faults."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from runctl.local.client import LocalCloudClient
+from runctl.model.role_calls import ROLE_CALLS
+from tests.e2e.role_use import stack_roles, unlisted, used_actions
+from tests.e2e.testbed import PROJECT, Testbed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SPOT_STANDARD = "L-34B43A08"
+
+
+def verify(testbed: Testbed, *, keys: dict[str, str] | None = None, code: int) -> dict[str, Any]:
+    """Run the command on the local cloud, or with the keys of a role; return its document."""
+    words = [sys.executable, "-m", "runctl.cli.main", *([] if keys else ["--local"]), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    if keys:
+        environment |= {**testbed.endpoint.environment(), **keys}
+    else:
+        environment["RUNCTL_LOCAL_HOME"] = str(testbed.endpoint.home)
+    done = subprocess.run(
+        [*words, "verify"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def failures(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (check["check"], finding["name"], finding["why"])
+        for check in document["checks"]
+        for finding in check["findings"]
+    ]
+
+
+def unknown(document: dict[str, Any]) -> set[str]:
+    return {check["check"] for check in document["checks"] if check["state"] == "unknown"}
+
+
+@contextlib.contextmanager
+def restored(restore: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        restore()
+
+
+def test_a_deployment_passes(testbed: Testbed) -> None:
+    document = verify(testbed, code=0)
+    assert failures(document) == []
+    assert (document["failed"], document["unknown"]) == (0, 0)
+    names = {check["name"] for check in document["checks"] if check["check"] == "roles"}
+    assert names == {*ROLE_CALLS, "list"}
+    kinds = {check["check"] for check in document["checks"]}
+    assert kinds == {
+        "states", "roles", "launch templates", "dry runs", "images", "routes", "quotas", "account",
+        "storage", "logs",
+    }  # fmt: skip
+
+
+def test_a_permission_that_a_role_lacks_is_named(testbed: Testbed) -> None:
+    iam, role = testbed.clients.get("iam"), stack_roles(testbed)["finish_run"]
+    (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+    policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    less = {
+        **policy,
+        "Statement": [
+            statement
+            for statement in policy["Statement"]
+            if "sns:Publish" not in statement["Action"]
+        ],
+    }
+
+    def put(document: dict[str, Any]) -> None:
+        text = json.dumps(document)
+        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=text)
+
+    with restored(lambda: put(policy)):
+        put(less)
+        document = verify(testbed, code=1)
+    ((check, subject, why),) = failures(document)
+    assert (check, subject) == ("roles", "finish_run")
+    assert "it may not sns:Publish on arn:aws:sns:" in why
+
+
+def test_a_state_that_cannot_read_its_predecessor_is_named(testbed: Testbed) -> None:
+    states, arn = testbed.clients.get("stepfunctions"), testbed.deployment.state_machine_arn
+    definition = states.describe_state_machine(stateMachineArn=arn)["definition"]
+    broken = json.loads(definition)
+    broken["States"]["RecordImage"]["Output"] = {"tag": "x"}
+
+    def put(text: str) -> None:
+        states.update_state_machine(stateMachineArn=arn, definition=text)
+
+    with restored(lambda: put(definition)):
+        put(json.dumps(broken))
+        document = verify(testbed, code=1)
+    found = failures(document)
+    assert {(check, name) for check, name, _ in found} == {
+        ("states", "runctl-train: ImageRecorded?")
+    }
+    assert all("after RecordImage" in why and "$states.input.recorded" in why for *_, why in found)
+
+
+def test_a_task_that_nothing_is_known_of_is_named(testbed: Testbed) -> None:
+    states, arn = testbed.clients.get("stepfunctions"), testbed.deployment.sweep_machine_arn
+    definition = states.describe_state_machine(stateMachineArn=arn)["definition"]
+
+    def put(text: str) -> None:
+        states.update_state_machine(stateMachineArn=arn, definition=text)
+
+    with restored(lambda: put(definition)):
+        put(definition.replace("runctl-ask_trial", "runctl-ask_somebody"))
+        document = verify(testbed, code=1)
+    assert ("states", "runctl-sweep: AskTrial") in {found[:2] for found in failures(document)}
+
+
+def test_a_quota_of_zero_is_named(testbed: Testbed) -> None:
+    testbed.cloud.set_knobs(vcpu_quotas={SPOT_STANDARD: 0})
+    ((check, name, why),) = failures(verify(testbed, code=1))
+    assert check == "quotas"
+    assert "Standard" in name
+    assert "may launch none" in why
+
+
+def test_a_subnet_without_a_route_out_is_named(testbed: Testbed) -> None:
+    ec2, (subnet, *_) = testbed.clients.get("ec2"), testbed.deployment.subnets.values()
+    (table,) = ec2.describe_route_tables(
+        Filters=[{"Name": "association.subnet-id", "Values": [subnet]}]
+    )["RouteTables"]
+    (route,) = [
+        found for found in table["Routes"] if found.get("DestinationCidrBlock") == "0.0.0.0/0"
+    ]
+    way = {"RouteTableId": table["RouteTableId"], "DestinationCidrBlock": "0.0.0.0/0"}
+    with restored(lambda: ec2.create_route(**way, GatewayId=route["GatewayId"])):
+        ec2.delete_route(**way)
+        ((check, name, why),) = failures(verify(testbed, code=1))
+    assert (check, name) == ("routes", subnet)
+    assert "it has no route out" in why
+
+
+def session(testbed: Testbed, *statements: dict[str, Any]) -> dict[str, str]:
+    """Return the keys of a role with these statements, as variables."""
+    iam, name = testbed.clients.get("iam"), f"verifier-{os.urandom(4).hex()}"
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}],
+    }
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+    iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=document)
+    sts = testbed.clients.get("sts")
+    got = sts.assume_role(RoleArn=arn, RoleSessionName="verifier")["Credentials"]
+    return {
+        "AWS_ACCESS_KEY_ID": got["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": got["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": got["SessionToken"],
+    }
+
+
+ANYTHING = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+
+
+def test_without_permission_to_simulate_the_rest_goes_on(testbed: Testbed) -> None:
+    denial = {"Effect": "Deny", "Action": "iam:SimulatePrincipalPolicy", "Resource": "*"}
+    document = verify(testbed, keys=session(testbed, ANYTHING, denial), code=5)
+    assert failures(document) == []
+    assert "roles" in unknown(document)
+    assert {"roles", "account"} >= unknown(document)
+    problems = {check["problem"] for check in document["checks"] if check["problem"]}
+    assert all("iam:SimulatePrincipalPolicy" in problem for problem in problems)
+    assert document["passed"] > document["unknown"]
+
+
+def test_with_a_failure_something_unknown_does_not_hide_it(testbed: Testbed) -> None:
+    denial = {"Effect": "Deny", "Action": "iam:*", "Resource": "*"}
+    testbed.cloud.set_knobs(vcpu_quotas={SPOT_STANDARD: 0})
+    document = verify(testbed, keys=session(testbed, ANYTHING, denial), code=1)
+    assert [check for check, *_ in failures(document)] == ["quotas"]
+    assert {"roles", "launch templates"} <= unknown(document)
+
+
+def test_credentials_that_may_do_nothing(testbed: Testbed) -> None:
+    only = {"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}
+    document = verify(testbed, keys=session(testbed, only), code=3)
+    assert (document["passed"], document["failed"]) == (0, 0)
+
+
+def test_it_changes_nothing(testbed: Testbed) -> None:
+    cloud: LocalCloudClient = testbed.cloud
+    before, calls = len(cloud.instances()), cloud.calls()
+    verify(testbed, code=0)
+    assert len(cloud.instances()) == before
+    made = cloud.calls(since=calls[-1]["seq"] if calls else 0)
+    wet = {call["action"] for call in made if call["outcome"] == "ok"}
+    assert {
+        action for action in wet if not action.startswith(("Describe", "Get", "Simulate"))
+    } == set()
+
+
+def test_the_list_has_every_action_that_roles_used(testbed: Testbed, new_name: Any) -> None:
+    """Every e2e test that ran before on this cloud counts; the end of the session asks again."""
+    archive = testbed.upload_project({"train.py": "print('done')\n"})
+    request = {"script": "train.py", "code": archive, "instance_types": ["m5.large"]}
+    run_id = testbed.start(request, name=new_name())
+    testbed.wait_for_training_completion(run_id)
+    used = used_actions(testbed)
+    assert {"instances", "prepare_run", "launch_instances", "state machine train"} <= set(used)
+    assert unlisted(used) == {}
