@@ -92,7 +92,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:ecr:[^:]+:\*:repository/\*",
-        where="(Instance(Role|Policy)|RunRoles/RunRole|Images/Role|(PrepareRun|RecordImage)/Role)",
+        where="(RunRoles/RunRole|Images/Role|(PrepareRun|RecordImage)/Role)",
         reason="A request names any image; only reading, and where the repository's policy permits "
         "it.",
     ),
@@ -127,11 +127,6 @@ ACCEPTED: Sequence[Accepted] = (
         reason="EC2 looks up the newest image at each launch; the templates say which one.",
     ),
     Accepted(
-        rule=r".*Bucket.*Arn[^/]*/(code|environments|inputs|outputs|runs|runs/\*/checkpoints)/\*",
-        where="Instance(Role|Policy)",
-        reason="Keys below our own prefixes; the name of a run is not known at deploy time.",
-    ),
-    Accepted(
         rule=r".*Bucket.*Arn[^/]*/(outputs/\*[._a-z]+|runs/\*/shards/(\*|plan\.jsonl))",
         where="(PrepareRun|PlanShards|FinishProcessing)/Role",
         reason="Plans and outputs of processing jobs, whose names are not known at deploy time.",
@@ -143,7 +138,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r".*Bucket.*Arn[^/]*/runs/\*(/outputs/\*)?",
-        where="(RunRoles/)?TrainerRole",
+        where="RunRoles/TrainerRole",
         reason="Each session has its own policy, for one run.",
     ),
     Accepted(
@@ -153,7 +148,7 @@ ACCEPTED: Sequence[Accepted] = (
     ),
     Accepted(
         rule=r"arn:aws:logs:.*:log-stream:\*",
-        where="(Instance(Role|Policy)|Images/Role|RecordImage/Role)",
+        where="(Images/Role|RecordImage/Role)",
         reason="One stream for each node of each attempt and for each build, in one log group.",
     ),
     Accepted(

@@ -20,7 +20,6 @@ from stacks.instance_role import instance_policy, instance_role
 from stacks.instance_tags import InstanceTags
 from stacks.settings import PROJECT, Settings
 from stacks.storage import StorageStack
-from stacks.trainer_role import trainer_role
 from stacks.user_data import user_data
 
 BOOTSTRAP = PROJECT / "instance_scripts/bootstrap.sh"
@@ -51,9 +50,8 @@ class ComputeStack(Stack):
         self.node.add_validation(InstanceTags(self))
         self.network = Network(self, "Network", settings=settings)
         archive = s3_assets.Asset(self, "Agent", path=str(agent.path))
-        self.role = instance_role(self, settings=settings, storage=storage, agent=archive)
-        trainer = trainer_role(self, settings=settings, storage=storage, agent_role=self.role)
-        self.policy = instance_policy(self, self.role, settings=settings)
+        self.role = instance_role(self, settings=settings, agent=archive)
+        self.policy = instance_policy(self, self.role)
         profile = iam.CfnInstanceProfile(self, "InstanceProfile", roles=[self.role.role_name])
         header = {
             "RUNCTL_AGENT_URI": archive.s3_object_url,
@@ -62,7 +60,6 @@ class ComputeStack(Stack):
             "RUNCTL_BUCKET": storage.bucket.bucket_name,
             "RUNCTL_LOG_GROUP": storage.trainer_logs.log_group_name,
             "RUNCTL_REGION": settings.region,
-            "RUNCTL_TRAINER_ROLE": trainer.role_arn,
             "RUNCTL_DEPLOYMENT": settings.name,
             "RUNCTL_CREDENTIALS_FUNCTION": settings.credentials_function,
         }

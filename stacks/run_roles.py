@@ -1,8 +1,8 @@
 """The roles whose sessions runs get: each session is limited to one run by its tags.
 
-Only the function that issues credentials may assume them. It sets the tags `RunId`, `Attempt`,
-`Group` and `Followed`, which the policy refers to, and a session policy that takes away what other
-requests name. A statement about a tag that a session does not have permits nothing.
+Only the function that issues credentials may assume them. It sets the tags `RunId`, `Group` and
+`Followed`, which the policy refers to, `Attempt` for CloudTrail, and a session policy that takes
+away what other requests name. A statement about a tag that a session does not have permits nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from constructs import Construct
 
 from stacks.capabilities.base import Capability, Conditions, allow
 from stacks.images import pull_images
-from stacks.instance_role import READ, function_arn
+from stacks.instance_role import function_arn
 from stacks.secret_access import accept_prefixes, read_secrets
 from stacks.settings import Settings
 from stacks.storage import StorageStack
 
-RUN, ATTEMPT = "${aws:PrincipalTag/RunId}", "${aws:PrincipalTag/Attempt}"
+# The prefixes of the deployment's bucket that agents read, where their session policies permit it.
+READ = ("code", "environments", "inputs", "outputs", "runs")
+RUN = "${aws:PrincipalTag/RunId}"
 GROUP, FOLLOWED = "${aws:PrincipalTag/Group}", "${aws:PrincipalTag/Followed}"
-TAGS = ("RunId", "Attempt", "Group", "Followed")
 # What agents may name in an update of the items of their run. What decides about permissions is not
 # among it: the request, the group, the execution, and the end of run and attempt.
 WRITABLE_ATTRIBUTES = (
@@ -78,7 +79,7 @@ def _run_role(
     for statement in (
         *_objects(settings, storage),
         *_items(storage),
-        # A token is read by the session of its attempt only, and no other one is accepted.
+        # Only sessions of the run can read its tokens, and no other token is accepted.
         allow(
             ["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
             [settings.state_machine_arn],
@@ -147,7 +148,6 @@ def _items(storage: StorageStack) -> list[iam.PolicyStatement]:
     return [
         of("ReadRun", ["GetItem", "Query"], f"RUN#{RUN}"),
         of("WriteRun", ["UpdateItem"], f"RUN#{RUN}", WRITABLE_ATTRIBUTES),
-        of("ReadToken", ["GetItem"], f"TOKEN#{RUN}#{ATTEMPT}"),
         of("WaitForGroup", ["GetItem", "UpdateItem"], f"WARM#{GROUP}"),
         of("FollowRun", ["GetItem"], f"RUN#{FOLLOWED}"),
         of("PinCheckpoints", ["UpdateItem"], f"RUN#{FOLLOWED}", PIN_ATTRIBUTES),

@@ -147,7 +147,7 @@ _FUNCTIONS: Mapping[str, Calls] = {
             ("arn:aws:iam::{account}:instance-profile/verify",), "iam:GetInstanceProfile",
         ),
         *_on(("{run_role}",), "sts:AssumeRole", "sts:TagSession"),
-        *_on(("{session_trainer_role}",), "sts:AssumeRole"),
+        *_on(("{trainer_role}",), "sts:AssumeRole"),
     ),
     "finish_sweep": (
         *_WRITE, *_EXECUTIONS, *_UNSETTLED, *_STOP, *_NOTIFY,
@@ -247,32 +247,7 @@ _MACHINES: Mapping[str, Calls] = {
     ),
 }  # fmt: skip
 
-_WRITTEN = ("environments/verify", "outputs/verify", "runs/verify/verify")
 _RUN_ITEMS = {"dynamodb__LeadingKeys": "RUN#verify"}
-_AGENT: Calls = (
-    *_objects(
-        "GetObject", "code/verify.tar.gz", "environments/verify", "inputs/verify", "outputs/verify",
-        "runs/verify/checkpoints/verify",
-    ),
-    *_on(("{agent_object}",), "s3:GetObject"),
-    *_objects("PutObject", *_WRITTEN),
-    *_objects("AbortMultipartUpload", *_WRITTEN),
-    *_objects("DeleteObject", "runs/verify/checkpoints/parts/verify"),
-    *_LIST,
-    *_on(("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Query", **_RUN_ITEMS),
-    *_on(
-        ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",
-        dynamodb__LeadingKeys="WARM#verify",
-    ),
-    *_on(
-        (f"{_MACHINE}train",), "states:SendTaskSuccess", "states:SendTaskFailure",
-        "states:SendTaskHeartbeat",
-    ),
-    *_on((_STREAM,), "logs:CreateLogStream", "logs:PutLogEvents"),
-    *_invoking("judge_trial", "issue_credentials"),
-    *_PULL_IMAGES,
-    *_SECRETS,
-)  # fmt: skip
 # The tags of the session of a run, which the policy of its role refers to.
 _TAGS = {
     "aws__PrincipalTag/RunId": "verify", "aws__PrincipalTag/Attempt": "0001",
@@ -307,7 +282,6 @@ _SESSION: Calls = (
     *_tagged(
         ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Query", **_RUN_ITEMS
     ),
-    *_tagged(("{table}",), "dynamodb:GetItem", dynamodb__LeadingKeys="TOKEN#verify#0001"),
     *_tagged(
         ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",
         dynamodb__LeadingKeys="WARM#verify",
@@ -354,8 +328,11 @@ _BUILDS = (
 ROLE_CALLS: Mapping[str, Calls] = {
     **{name: _function(name, calls) for name, calls in _FUNCTIONS.items()},
     **_MACHINES,
-    "instances": (*_AGENT, *_SSM_AGENT, *_on(("{trainer_role}",), "sts:AssumeRole")),
-    "trainers": _TRAINER,
+    "instances": (
+        *_on(("{agent_object}",), "s3:GetObject"),
+        *_invoking("issue_credentials"),
+        *_SSM_AGENT,
+    ),
     "sessions of runs": _SESSION,
     "sessions of trainers": _TRAINER,
     "image builds": _BUILDS,
@@ -367,7 +344,6 @@ _LOGICAL_NAMES: Mapping[str, str] = {
     "state machine sweep": "SweepMachineRole",
     "state machine process": "ProcessMachineRole",
     "instances": "InstanceRole",
-    "trainers": "TrainerRole",
     "sessions of runs": "RunRolesRunRole",
     "sessions of trainers": "RunRolesTrainerRole",
     "image builds": "ImagesRole",

@@ -217,7 +217,6 @@ def test_the_header_exports_what_bootstrap_needs(data: dict[str, Any]) -> None:
         "RUNCTL_BUCKET",
         "RUNCTL_LOG_GROUP",
         "RUNCTL_REGION",
-        "RUNCTL_TRAINER_ROLE",
         "RUNCTL_CREDENTIALS_FUNCTION",
         "RUNCTL_DEPLOYMENT",
     }

@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 from tests.infra.templates import Role, Synthesized
-from tests.infra.test_permissions import instance_role, trainer_role_arn
+from tests.infra.test_permissions import instance_role
+from tests.infra.test_run_roles import role_named
 
 VPC = "vpc-0123456789abcdef0"
 SUBNET = "subnet-0123456789abcdef0"
@@ -94,8 +95,12 @@ def test_launching_functions_may_use_the_key_only_through_ec2(
     assert not role.allows("kms:Decrypt", other, through)
 
 
-def test_instances_read_the_listed_secrets_and_no_others(own: Synthesized) -> None:
-    role, read, get = instance_role(own), "secretsmanager:GetSecretValue", "ssm:GetParameter"
+def run_role(own: Synthesized) -> Role:
+    return own.role(f"<{role_named(own, 'RunRolesRunRole').logical_id}>")
+
+
+def test_runs_read_the_listed_secrets_and_no_others(own: Synthesized) -> None:
+    role, read, get = run_role(own), "secretsmanager:GetSecretValue", "ssm:GetParameter"
     secret = "arn:aws:secretsmanager:us-east-1:000000000000:secret"
     parameter = "arn:aws:ssm:us-east-1:000000000000:parameter"
     assert role.allows(read, f"{secret}:wandb-AbCdEf")
@@ -120,8 +125,8 @@ def test_prepare_run_may_look_the_listed_secrets_up_without_reading_them(own: Sy
     assert not role.allows("secretsmanager:GetSecretValue", f"{secret}:wandb-AbCdEf")
 
 
-def test_instances_decrypt_only_through_the_two_services(own: Synthesized) -> None:
-    role = instance_role(own)
+def test_runs_decrypt_only_through_the_two_services(own: Synthesized) -> None:
+    role = run_role(own)
     for service in ("secretsmanager", "ssm"):
         through = {"kms:ViaService": [f"{service}.us-east-1.amazonaws.com"]}
         assert role.allows("kms:Decrypt", SECRET_KEY, through)
@@ -130,12 +135,16 @@ def test_instances_decrypt_only_through_the_two_services(own: Synthesized) -> No
     assert not role.allows("kms:Decrypt", SECRET_KEY, {"kms:ViaService": ["ec2.us-east-1.x"]})
 
 
-def test_existing_instances_get_the_same_permission_and_trainers_none(own: Synthesized) -> None:
+def test_instances_and_trainers_read_no_secrets(own: Synthesized) -> None:
     (policy,) = own.of_type("AWS::IAM::ManagedPolicy")
-    actions = Role(policy.properties["PolicyDocument"]["Statement"]).actions
+    trainer = role_named(own, "RunRolesTrainerRole").logical_id
     wanted = {"secretsmanager:GetSecretValue", "ssm:GetParameter", "kms:Decrypt"}
-    assert wanted <= actions
-    assert not wanted & own.role(trainer_role_arn(own)).actions
+    for role in (
+        Role(policy.properties["PolicyDocument"]["Statement"]),
+        instance_role(own),
+        own.role(f"<{trainer}>"),
+    ):
+        assert not wanted & role.actions
 
 
 @pytest.mark.parametrize("function", LAUNCHERS)

@@ -31,7 +31,7 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
         resource
         for statement in held(app, "instances").statements
         if "s3:GetObject" in statement["Action"]
-        for resource in statement["Resource"]
+        for resource in [statement["Resource"]]
         if resource.endswith(".gz")
     ]
     return {
@@ -48,9 +48,8 @@ def facts(app: Synthesized) -> Mapping[str, list[str]]:
         "start_document": ["runctl-start"],
         "spot_request": ["spot-instances-request"],
         "missing_role": ["AWSServiceRoleForEC2Spot"],
-        "trainer_role": [f"arn:aws:iam::{ACCOUNT}:role/<{roles(app)['trainers'].logical_id}>"],
         "run_role": [f"arn:aws:iam::{ACCOUNT}:role/<{roles(app)['sessions of runs'].logical_id}>"],
-        "session_trainer_role": [
+        "trainer_role": [
             f"arn:aws:iam::{ACCOUNT}:role/<{roles(app)['sessions of trainers'].logical_id}>"
         ],
         "agent_object": agent,

@@ -82,7 +82,6 @@ def test_a_session_does_everything_that_an_agent_does_for_its_run(app: Synthesiz
         assert own.allows(f"dynamodb:{action}", TABLE, **item("RUN#a"))
     written = item("RUN#a", "newest", "save", "fence")
     assert own.allows("dynamodb:UpdateItem", TABLE, **written)
-    assert own.allows("dynamodb:GetItem", TABLE, **item("TOKEN#a#0003"))
     for action in ("SendTaskSuccess", "SendTaskFailure", "SendTaskHeartbeat"):
         assert own.allows(f"states:{action}", MACHINE)
     for action in ("CreateLogStream", "PutLogEvents"):
@@ -98,16 +97,11 @@ def test_a_session_reaches_nothing_of_another_run(app: Synthesized, run_id: str)
     listed = {"s3:prefix": f"runs/{run_id}/"}
     assert not own.allows("s3:ListBucket", f"arn:aws:s3:::{bucket(app)}", **listed)
     for action in ("GetItem", "Query", "UpdateItem", "PutItem", "DeleteItem", "Scan"):
-        for key in (f"RUN#{run_id}", f"TOKEN#{run_id}#0003", f"WARM#{run_id}", f"GROUP#{run_id}"):
+        for key in (f"RUN#{run_id}", f"WARM#{run_id}", f"GROUP#{run_id}"):
             assert not own.allows(f"dynamodb:{action}", TABLE, **item(key, "save"))
     for action in ("CreateLogStream", "PutLogEvents", "GetLogEvents", "FilterLogEvents"):
         assert not own.allows(f"logs:{action}", f"{STREAMS}:{run_id}/0001-000")
     assert not own.allows("s3:PutObject", objects(app, f"environments/runs/{run_id}/0000/f.json"))
-
-
-@pytest.mark.parametrize("key", ["TOKEN#a#0002", "TOKEN#a#0004", "TOKEN#a"])
-def test_a_session_reads_the_token_of_its_attempt_only(app: Synthesized, key: str) -> None:
-    assert not session(app).allows("dynamodb:GetItem", TABLE, **item(key))
 
 
 @pytest.mark.parametrize("key", PREFIXES)
@@ -155,7 +149,6 @@ def test_a_run_that_follows_another_pins_its_checkpoints_and_writes_nothing_else
     assert follower.allows("s3:GetObject", objects(app, "runs/b/checkpoints/parts/x"))
     for action in ("PutObject", "DeleteObject"):
         assert not follower.allows(f"s3:{action}", objects(app, "runs/b/checkpoints/parts/x"))
-    assert not follower.allows("dynamodb:GetItem", TABLE, **item("TOKEN#b#0003"))
     once = session(app, kind="evaluate", evaluate={"checkpoint": "run:b@1"})
     assert not once.allows("dynamodb:UpdateItem", TABLE, **item("RUN#b", "pins"))
 
