@@ -4,9 +4,12 @@ from datetime import timedelta
 
 import pytest
 
+from runctl.aws.fleet import Ec2Fleet
 from runctl.cli.commands.aws import machines
 from runctl.model.identity import EXISTING_TAG, RUN_TAG
 from runctl.model.lending import Lending
+from runctl.model.machine import Machine
+from runctl.model.pool import Pool
 from tests.cli.commands.test_instances import busy
 from tests.cli.deployed import now
 
@@ -84,6 +87,26 @@ def test_a_machine_that_is_lent_to_another_deployment_stays_so(runctl, deployed,
     assert done.code == 2
     assert "RUNCTL_DEPLOYMENT=second" in done.stderr
     assert tag_of(deployed, theirs) == before
+
+
+def test_a_tag_cannot_steer_the_terminal(runctl, deployed, monkeypatch):
+    evil = "\x1b]52;c;ZXZpbA==\x07"
+    values = [f"yes{evil}", f"deployment=second until=2030-01-01T00:00:00Z owner={evil}"]
+    found = [
+        Machine(
+            instance_id=f"i-{number}",
+            state="running",
+            pool=Pool("m5.large", "us-east-1a", "spot"),
+            tags={EXISTING_TAG: value},
+        )
+        for number, value in enumerate(values)
+    ]
+    monkeypatch.setattr(Ec2Fleet, "find_lent", lambda _: found)
+    for words in (["aws", "lend"], ["aws", "lend", "--json"]):
+        done = runctl(*words)
+        assert done.code == 0
+        assert "i-1" in done.stdout
+        assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
 
 
 def test_a_machine_of_a_run_cannot_be_lent(runctl, deployed, machine):
