@@ -91,8 +91,9 @@ def test_a_gang_loses_nodes_in_every_way_and_ends_with_the_same_bits(
     (run.control / "lose").write_text("20")
     run.wait_for_step(16, attempt=5)
     run.go_to(21)
-    run.wait_for_log(5, "is not whole: sharded-000020/__1_0.distcp")
+    run.wait_for_log(5, "the save is not whole yet: sharded-000020/__1_0.distcp")
     (run.control / "lose").unlink()
+    assert testbed.run(run.run_id).step == 15
 
     if has_networks:
         # Nobody closes a connection: only the ledger shows that the node is silent.
@@ -112,35 +113,36 @@ def test_a_gang_loses_nodes_in_every_way_and_ends_with_the_same_bits(
     check_machines(testbed, run.run_id)
 
 
-def test_a_spare_takes_over_from_a_rank_that_hangs_and_then_one_node_is_enough(
+def test_a_spare_takes_over_from_a_rank_of_three_that_hangs_and_then_two_are_enough(
     testbed: Testbed,
     run: GangRun,
     has_networks: bool,
     expected: Callable[[], dict[str, Any]],
 ) -> None:
-    request = {"nodes": 2, "spares": 1, "min_nodes": 1, "instance_types": ["c5.large"]}
+    request = {"nodes": 3, "spares": 1, "min_nodes": 2, "instance_types": ["c5.large"]}
     run.start(checkpoints="file", **request)
-    run.wait_for("joined", attempt=1, ranks=2)
+    run.wait_for("joined", attempt=1, ranks=3)
     run.wait_for_step(6, attempt=1)
     for zone in ZONES:
         testbed.cloud.set_capacity(f"c5.large/{zone}/spot", 0)
         testbed.cloud.set_capacity(f"c5.large/{zone}/on-demand", 0)
 
-    spare = run.instance(1, 2)
+    first, last, spare = (run.instance(1, rank) for rank in (0, 2, 3))
     run.stop_process(attempt=1, rank=1)
     ended = run.wait_for_end_of(1)
     assert ended.lost_ranks == (1,), testbed.story(run.run_id)
     assert run.instance(1, 1) in ended.reason
-    run.wait_for("joined", attempt=2, ranks=2)
-    assert run.instance(2, 1) == spare
+    run.wait_for("joined", attempt=2, ranks=3)
+    assert [run.instance(2, rank) for rank in range(3)] == [first, last, spare]
     run.wait_for_step(11, attempt=2)
 
     run.lose(1, attempt=2)
-    run.wait_for("joined", attempt=3, ranks=1)
+    run.wait_for("joined", attempt=3, ranks=2)
+    assert [run.instance(3, rank) for rank in range(2)] == [first, spare]
     attempts = run.finish()
     assert len(attempts) == 3
     result = testbed.result(run.run_id)
-    assert result["world"] == 1
+    assert result["world"] == 2
     assert result["loss"] == pytest.approx(expected()["loss"], rel=1e-4)
     assert [attempt.resume_step or 0 for attempt in attempts] == [0, 5, 10]
     check_machines(testbed, run.run_id)
