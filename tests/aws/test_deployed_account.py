@@ -1,5 +1,6 @@
 """The account as `verify` reads it: errors of AWS, and requests as the APIs take them."""
 
+from datetime import datetime, timezone
 from typing import Any
 
 import boto3
@@ -133,6 +134,18 @@ def test_what_does_not_exist(stubbed: Stubbed) -> None:
     quotas.add_client_error("get_service_quota", "NoSuchResourceException")
     quotas.add_response("get_aws_default_service_quota", {"Quota": {"Value": 5.0}})
     assert stubbed.account.quota("L-1") == 5
+
+
+def test_the_age_of_an_image_is_read(stubbed: Stubbed) -> None:
+    image = {
+        "ImageId": "ami-1", "State": "available", "RootDeviceName": "/dev/sda1",
+        "CreationDate": "2026-01-02T03:04:05.000Z", "DeprecationTime": "2028-01-02T03:04:05Z",
+    }  # fmt: skip
+    stubbed.stub("ec2").add_response("describe_images", {"Images": [image]})
+    found = stubbed.account.image("ami-1")
+    assert found is not None
+    assert found.made_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    assert found.deprecated_at == datetime(2028, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
 def test_a_subnet_without_its_own_route_table_has_the_main_one(stubbed: Stubbed) -> None:

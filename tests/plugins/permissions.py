@@ -111,7 +111,7 @@ def read_records(folder: Path) -> tuple[set[Permission], set[Permission]]:
     return granted, used
 
 
-@dataclass
+@dataclass(eq=False)
 class UnusedPermissions:
     """The plugin of pytest: collects the records of a session, and compares them at its end."""
 
