@@ -150,6 +150,7 @@ install_agent() {
             give_up "the agent could not be downloaded from $RUNCTL_AGENT_URI"
         unpack_agent
     fi
+    make_user
     write_settings
     write_launcher
     keep_services
@@ -175,6 +176,26 @@ write_file() {
     mv "$path.new" "$path"
 }
 
+# Programs and the builds of packages run as this user. Its number is the same everywhere, as shared
+# file systems want it, and above those that containers of others use. Without it the agent starts
+# only programs that request root.
+make_user() {
+    local name=runctl-trainer group problem id=58113
+    user=''
+    [ -z "$root" ] || return 0
+    ! getent passwd "$id" >/dev/null || id=''
+    if ! problem=$(getent passwd "$name" || useradd --system ${id:+--uid "$id"} --user-group \
+        --no-create-home --home-dir /var/lib/runctl/home --shell /usr/sbin/nologin "$name" 2>&1) ||
+        [ "$(id -u "$name")" -eq 0 ]; then
+        say "the user $name could not be created: $problem"
+        return 0
+    fi
+    user=$name
+    for group in video render; do # GPUs
+        ! getent group "$group" >/dev/null || usermod --append --groups "$group" "$name" || true
+    done
+}
+
 # Buffers of 8 MiB are returned to the system at once, instead of growing glibc's heaps.
 write_settings() {
     {
@@ -185,7 +206,7 @@ write_settings() {
             AWS_RESPONSE_CHECKSUM_VALIDATION when_required \
             MALLOC_ARENA_MAX 2 MALLOC_MMAP_THRESHOLD_ 1048576 \
             RUNCTL_CREDENTIALS_FUNCTION "$RUNCTL_CREDENTIALS_FUNCTION" \
-            RUNCTL_DEPLOYMENT "$RUNCTL_DEPLOYMENT"
+            RUNCTL_DEPLOYMENT "$RUNCTL_DEPLOYMENT" RUNCTL_TRAINER_USER "$user"
         [ "$action" != start ] ||
             printf '%s=%s\n' RUNCTL_RUN_ID "${RUNCTL_RUN_ID:-}" \
                 RUNCTL_ATTEMPT "${RUNCTL_ATTEMPT:-}"
@@ -313,19 +334,23 @@ install_nft() {
     fi >/dev/null || say 'nftables could not be installed'
 }
 
-# The trainer gets no credentials of the instance role: its cgroup cannot reach the metadata
-# service. User data runs only at the first boot, so a unit loads the rules at every boot; the agent
+# The trainer gets no credentials of the instance role: neither its cgroup nor its user can reach the
+# metadata service. User data runs only at the first boot, so a unit loads the rules at every boot; the agent
 # starts no trainer unless the unit reports them as loaded.
 fence_trainer() {
-    local problem
-    write_file "$root/etc/runctl/fence.nft" 0644 <<'EOF'
+    local problem where rules=''
+    for where in 'socket cgroupv2 level 2 "runctl.slice/runctl-trainer.slice"' \
+        ${user:+"meta skuid $(id -u "$user")"}; do
+        rules+="
+        $where ip daddr 169.254.169.254 reject
+        $where ip6 daddr fd00:ec2::254 reject"
+    done
+    write_file "$root/etc/runctl/fence.nft" 0644 <<EOF
 table inet runctl
 delete table inet runctl
 table inet runctl {
     chain output {
-        type filter hook output priority filter; policy accept;
-        socket cgroupv2 level 2 "runctl.slice/runctl-trainer.slice" ip daddr 169.254.169.254 reject
-        socket cgroupv2 level 2 "runctl.slice/runctl-trainer.slice" ip6 daddr fd00:ec2::254 reject
+        type filter hook output priority filter; policy accept;$rules
     }
 }
 EOF
@@ -422,7 +447,7 @@ main() {
     start_agent
 }
 
-gave_up='' status=0 kept=0
+gave_up='' status=0 kept=0 user=''
 trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "the script failed ($status)"' EXIT
 prepare
 [ -n "$action" ] || main

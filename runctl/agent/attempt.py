@@ -27,6 +27,7 @@ from runctl.agent.runtime.fence import prove_fence, require_fence
 from runctl.agent.runtime.ports import Runtime
 from runctl.agent.runtime.trainer_credentials import serve_credentials
 from runctl.agent.runtime.trainer_secrets import TrainerSecrets
+from runctl.agent.runtime.trainer_user import begin_anew, end_processes, find_user, user_of
 from runctl.agent.serving.assembly import await_turn, serve
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.waiting import CancellableWait, EndedEarlyError
@@ -170,6 +171,7 @@ class AttemptRunner:
         outcome = self._outcome()
         if self._runtime is not None:
             self._runtime.kill_all()
+            end_processes(find_user(self._settings))
         self._conclusion.end(outcome)
         # After a notice EC2 takes the instance, and charges nothing in its first hour if we wait.
         return not self._conclusion.is_noticed()
@@ -213,9 +215,12 @@ class AttemptRunner:
             self._final_report.copy_outputs_to(
                 self._services.outputs_at(output, self._settings.run_id)
             )
+        user = user_of(self._settings, request)
         self._preparation.end_what_an_earlier_agent_left(request)
         self._containers.end_leftovers()
-        container = self._containers.begin(run)
+        begin_anew(find_user(self._settings), self._paths)
+        self._preparation.run_as(user)
+        container = self._containers.begin(run, user)
         runtime = self._runtime = self._runtime_of(None if container is None else self._engine)
         runtime.open()
         gpus = self._wait.start(lambda: check_gpus(self._settings))
@@ -229,7 +234,7 @@ class AttemptRunner:
                 subject=run.subject,
             )
         )
-        prove_fence(self._paths)
+        prove_fence(self._paths, user=user)
         self._wait.wait_until(gpus.done)
         gpus.result()
         return self._run_session(self._parts(runtime), request, prepared)

@@ -17,6 +17,7 @@ from runctl.agent.runtime.environment import (
     trainer_environment,
 )
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
+from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.agent.runtime.training_path import lay_out
 from runctl.agent.runtime.world import World
 from runctl.model.errors import RequestError
@@ -95,7 +96,7 @@ def contract_with(
     `helper` is the folder from which it can import runctl's helper, and `resumes` says that there
     is a checkpoint to resume from.
     """
-    paths, container = settings.paths, prepared.container
+    paths, container, user = settings.paths, prepared.container, prepared.user
     trackers = {} if prepared.run is None else tracker_variables(prepared.run)
     # Those of the request, or of the image, take precedence.
     set_by_image = () if container is None else container.image.environment
@@ -122,6 +123,7 @@ def contract_with(
             project=paths.project,
             training_path=helper,
             has_credentials=bool(credentials),
+            user=user,
         )
     else:
         environment = container_environment(
@@ -132,6 +134,7 @@ def contract_with(
             project=paths.project if command else None,
             training_path=helper,
             has_credentials=bool(credentials),
+            user=user if container.is_ours else None,
         )
     return Contract(
         command=tuple(command),
@@ -143,15 +146,46 @@ def contract_with(
         errors=paths.trainer_errors,
         save_request=variables.checkpoint_request,
         grace=timedelta(seconds=request.saving.checkpoint.grace_seconds),
+        written=tuple(_written(settings, variables, user)),
+        owner=_owner(container, user),
+        user=user,
         container=None
         if container is None
-        else _options(settings, request, container, variables, helper, has_command=bool(command)),
+        else _options(
+            settings, request, prepared, container, variables, helper, has_command=bool(command)
+        ),
     )
+
+
+def _owner(container: ReadyContainer | None, user: TrainerUser | None) -> tuple[int, int] | None:
+    """Return the numbers of the user and the group that a program runs as, None for root."""
+    if container is not None:
+        return container.user
+    return None if user is None else user.owner
+
+
+def _written(
+    settings: Settings, variables: TrainerVariables, user: TrainerUser | None
+) -> list[Path]:
+    """Return the files and folders that a program writes to."""
+    paths = settings.paths
+    written = [paths.project, variables.outputs, variables.metrics, variables.saved]
+    written += [variables.checkpoint_request, *filter(None, [variables.partial])]
+    if variables.world is not None:
+        written.append(variables.world.pulses)
+    if variables.tensorboard is not None and variables.outputs != paths.output:
+        written.append(variables.tensorboard)  # otherwise it is inside that folder
+    if user is not None:
+        written.append(user.home)
+    if paths.project not in variables.checkpoint.parents:
+        written.append(variables.checkpoint)  # otherwise it is inside that folder
+    return written
 
 
 def _options(
     settings: Settings,
     request: RunRequest,
+    prepared: Prepared,
     container: ReadyContainer,
     variables: TrainerVariables,
     helper: Path,
@@ -162,13 +196,9 @@ def _options(
     paths, image = settings.paths, container.image
     if not has_command and not (image.entry_point or image.command):
         raise RequestError(NO_PROGRAM)
-    written = [paths.project, variables.outputs, variables.metrics, variables.saved]
-    written += [variables.checkpoint_request, *filter(None, [variables.partial])]
-    if variables.world is not None:
-        written.append(variables.world.pulses)
-    if variables.tensorboard is not None and variables.outputs != paths.output:
-        written.append(variables.tensorboard)  # otherwise it is inside that folder
-    mounts = [Mount(path, str(path)) for path in written]
+    user = prepared.user if container.is_ours else None
+    written = _written(settings, variables, user)
+    mounts = [Mount(path, str(path)) for path in written if path != variables.checkpoint]
     keeps_folder = not has_command and bool(image.working_folder)
     folder = request.saving.checkpoint.dir
     if not folder:
@@ -181,7 +211,7 @@ def _options(
     return ContainerOptions(
         image=image.image_id,
         mounts=tuple(mounts),
-        user=container.user,
+        user=container.user if container.is_ours else None,
         working_folder="" if keeps_folder else str(paths.project),
         replaces_entry_point=has_command and is_program(image.entry_point),
     )

@@ -91,3 +91,15 @@ class ProgramOptions:
             syntax=Syntax.SWITCH,
         ),
     )
+    root: bool = boolean(
+        "Run the program, and the installation of its dependencies, as root instead of as the user "
+        "`runctl-trainer`. Nothing on the instance protects the agent, and what its role may "
+        "access, from such a program.",
+        default=False,
+        option=Option(
+            "--root",
+            "Run the program as root, for example to install system packages; nothing on the "
+            "instance protects the agent from it then.",
+            syntax=Syntax.SWITCH,
+        ),
+    )

@@ -67,7 +67,6 @@ class Containers:
                 *(Mount(path, str(path)) for path in writable),
                 Mount(paths.inputs, str(paths.inputs), is_read_only=True),
             ),
-            user=user,
             working_folder=str(paths.project) if working_folder is None else working_folder,
             replaces_entry_point=replaces_entry_point,
         )
@@ -81,6 +80,8 @@ class Containers:
             errors=paths.trainer_errors,
             save_request=paths.checkpoint_request,
             grace=timedelta(seconds=10),
+            written=writable,
+            owner=user,
             container=options,
         )
 

@@ -183,10 +183,15 @@ class Machines:
     testbed: Testbed
     started: list[str] = field(default_factory=list)
 
-    def start(self, program: str = "", **request: Any) -> MachineRun:
-        """Start a run: of a program, or of a trainer that waits behind a gate."""
+    def start(
+        self, program: str = "", *, files: dict[str, str] | None = None, **request: Any
+    ) -> MachineRun:
+        """Start a run: of a program, or of a trainer that waits behind a gate.
+
+        `files` are those of its project besides the program.
+        """
         if program:
-            code = self.testbed.upload_project({"train.py": program})
+            code = self.testbed.upload_project({"train.py": program, **(files or {})})
             return self.start_request({"code": code, "script": "train.py", **request})
         run = self._new_run()
         run.start(**request)

@@ -17,6 +17,7 @@ from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.command_line import needs_launcher
 from runctl.agent.runtime.environment import base_environment
+from runctl.agent.runtime.trainer_user import starting
 from runctl.agent.runtime.world import World
 from runctl.agent.signals.waiting import CHECK, CancellableWait
 from runctl.beneath.changes import clear
@@ -80,9 +81,7 @@ class Rendezvous:
         paths = settings.paths
         has_launcher = needs_launcher(request, prepared.script, paths.project)
         if has_launcher and prepared.container is None:
-            self._wait.run_in_background(
-                lambda: require_torch(prepared.environment, paths.project, env)
-            )
+            self._wait.run_in_background(lambda: require_torch(prepared, paths.project, env))
         devices = gpu_devices()
         processes = request.gang.processes_per_node or len(devices) or 1
         prints = self._wait.run_in_background(lambda: take_prints(settings, prepared))
@@ -144,21 +143,27 @@ def _report_of(node: Node) -> GangReport:
     return node.progress.gang or GangReport()
 
 
-def require_torch(environment: Path, project: Path, env: Mapping[str, str]) -> None:
-    """Raise RequestError if an environment has no torch, whose launcher starts the processes.
+def require_torch(prepared: Prepared, project: Path, env: Mapping[str, str]) -> None:
+    """Raise RequestError if the environment has no torch, whose launcher starts the processes.
 
     `env` are the request's variables, which may name another folder with packages.
     """
     searched = {name: env[name] for name in ("PYTHONPATH",) if name in env}
     try:
-        done = subprocess.run(
-            [str(environment / "bin/python"), "-c", FIND_TORCH],
-            cwd=project,
-            env=base_environment(os.environ) | searched,
-            capture_output=True,
-            timeout=FIND_TIMEOUT,
-            check=False,
-        )
+        with starting(
+            prepared.user,
+            [str(prepared.environment / "bin/python"), "-c", FIND_TORCH],
+            base_environment(os.environ, prepared.user) | searched,
+        ) as start:
+            done = subprocess.run(
+                start.words,
+                stdin=start.stdin,
+                cwd=project,
+                env=start.environment,
+                capture_output=True,
+                timeout=FIND_TIMEOUT,
+                check=False,
+            )
     except (OSError, subprocess.TimeoutExpired) as exc:
         logger.warning("the environment cannot be searched for torch: %s", exc)
         return

@@ -9,7 +9,16 @@ from runctl.beneath.changes import remove
 
 # Kept: environments and images, which the runs of a group share; inputs, of which the staging keeps
 # what has not changed and the next run names, too; the kept archive of the code, which is verified.
-_FOLDERS = ("project", "checkpoint", "partial", "output", "incoming", "incoming-partial", "log")
+_FOLDERS = (
+    "project",
+    "checkpoint",
+    "partial",
+    "output",
+    "incoming",
+    "incoming-partial",
+    "log",
+    "home",
+)
 
 
 def forget_attempt(paths: Paths) -> None:

@@ -136,9 +136,39 @@ def end_leftovers(marker: str) -> list[int]:
     return killed
 
 
+def of_user(uid: int, *, control_group: str) -> list[int]:
+    """Return the living processes of a user that see our files, or are below a control group.
+
+    The others with its number are in containers which are not ours.
+    """
+    return [
+        pid
+        for pid in all_pids()
+        if _has_user(pid, uid)
+        and is_alive(pid)
+        and (_is_on_this_machine(pid) or _is_below(pid, control_group))
+    ]
+
+
+def _has_user(pid: int, uid: int) -> bool:
+    with contextlib.suppress(OSError):
+        for line in (PROC / str(pid) / "status").read_text().splitlines():
+            if line.startswith("Uid:"):
+                return str(uid) in line.split()[1:]
+    return False
+
+
+def _is_below(pid: int, control_group: str) -> bool:
+    with contextlib.suppress(OSError):
+        return f"/{control_group}/" in (PROC / str(pid) / "cgroup").read_text()
+    return False
+
+
 def _is_on_this_machine(pid: int) -> bool:
     """Whether a process sees our files; on the local cloud those of other machines do not."""
-    return (PROC / str(pid) / "ns/mnt").readlink() == (PROC / "self/ns/mnt").readlink()
+    with contextlib.suppress(OSError):
+        return (PROC / str(pid) / "ns/mnt").readlink() == (PROC / "self/ns/mnt").readlink()
+    return False
 
 
 def is_alive(pid: int) -> bool:

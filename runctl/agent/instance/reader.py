@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.instance.as_user import switch_to
 from runctl.model.errors import RequestError
 
 PROC = Path("/proc")
@@ -55,9 +56,7 @@ def become(reader: Reader) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_KEEP_CAPABILITIES, 1, 0, 0, 0) != 0:
         raise _error()
-    os.setgroups(reader.groups)
-    os.setresgid(reader.gid, reader.gid, reader.gid)
-    os.setresuid(reader.uid, reader.uid, reader.uid)
+    switch_to(reader.uid, reader.gid, reader.groups)
     kept = 1 << _KILL | 1 << _SYS_PTRACE
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     # Effective, permitted, inheritable: of the first 32 capabilities, then of the others.

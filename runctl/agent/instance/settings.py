@@ -49,6 +49,11 @@ class Paths:
         return self.output / TENSORBOARD
 
     @property
+    def home(self) -> Path:
+        """The home folder of the user that programs run as."""
+        return self.state / "home"
+
+    @property
     def partial(self) -> Path:
         """RUNCTL_PARTIAL_DIR, if an earlier attempt left an unfinished checkpoint."""
         return self.state / "partial"
@@ -169,6 +174,7 @@ class Settings:
 
     `is_gang` says that its attempt has several nodes, of which the ledger knows the rank, and
     `address` is its private IPv4 address. `instance_type` is empty where it is not known.
+    `trainer_user` is the name of the user that programs run as, empty where there is none.
     """
 
     paths: Paths
@@ -184,6 +190,7 @@ class Settings:
     instance_type: str = ""
     is_gang: bool = False
     address: str = ""
+    trainer_user: str = ""
 
     @property
     def node(self) -> NodeId:
@@ -239,6 +246,7 @@ def read_settings(metadata: Metadata, environ: Mapping[str, str] = os.environ) -
         instance_type=metadata.get("instance-type") or "",
         is_gang=not is_existing_instance and metadata.get(f"tags/instance/{NODES_TAG}") is not None,
         address=metadata.get("local-ipv4") or "",
+        trainer_user=environ.get("RUNCTL_TRAINER_USER", ""),
     )
 
 

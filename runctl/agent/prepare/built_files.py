@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from runctl.agent.instance.ownership import give_to, take_back
+from runctl.agent.runtime.environment import DEFAULT_PATH
+from runctl.agent.runtime.trainer_user import TrainerUser, starting
 from runctl.beneath.folder import Folder, Found, walk
 from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.model.errors import CheckpointError
@@ -74,9 +77,11 @@ class BuiltFiles:
                 )
             self.view[path] = _state(kind, found)
 
-    def compile(self, python: Path) -> None:
-        """Compile all modules into the scratch folder, and add them to the view."""
-        self._scratch.mkdir(parents=True)
+    def compile(self, python: Path, user: TrainerUser | None = None) -> None:
+        """Compile all modules into the scratch folder, as a user, and add them to the view."""
+        self._scratch.mkdir(mode=0o700 if user else 0o777, parents=True)
+        if user is not None:
+            give_to(user.owner, [self._scratch])
         modules: dict[str, str] = {}
         words: list[str] = []
         # The interpreter of environments is the agent's own.
@@ -87,12 +92,17 @@ class BuiltFiles:
                 above, _, name = path.rpartition("/")
                 modules[f"{above}/{CACHE}/{name[:-3]}.{tag}.pyc"] = place
                 words += [path, place]
-        subprocess.run(
-            [str(python), "-I", "-S", str(COMPILER), str(self._folder.descriptor)],
-            pass_fds=[self._folder.descriptor],
-            input=b"".join(os.fsencode(word) + b"\0" for word in words),
-            check=True,
-        )
+        command = [str(python), "-I", "-S", str(COMPILER), str(self._folder.descriptor)]
+        with starting(user, command, {"PATH": DEFAULT_PATH}, keeps_input=True) as start:
+            subprocess.run(
+                start.words,
+                pass_fds=[self._folder.descriptor],
+                input=b"".join(os.fsencode(word) + b"\0" for word in words),
+                env=start.environment,
+                check=True,
+            )
+        if user is not None:
+            take_back(self._scratch)
         for path, place in modules.items():
             self._add_module(path, place)
 

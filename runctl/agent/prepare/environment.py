@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runctl.agent.prepare.built_files import READY, settle_times
+from runctl.agent.prepare.build_steps import finish_build
+from runctl.agent.prepare.built_files import READY
 from runctl.agent.prepare.committing import EnvironmentCommitter
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment_commit import CommitJob
 from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.prepare.installer import Installer
 from runctl.agent.prepare.pinning import install, installed_as_pinned
-from runctl.agent.prepare.relocation import make_relocatable
 from runctl.agent.prepare.shared_environments import SharedEnvironments
-from runctl.agent.prepare.sources import files_of_editables, keep_built, put_back
+from runctl.agent.prepare.sources import BUILT, files_of_editables, fit_to, put_back
+from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.model.errors import DamagedCheckpointError, RunctlError
 from runctl.model.versions import Versions
 
@@ -81,8 +82,16 @@ class Environments:
             target = self._built(declared, pinned, is_fresh=is_fresh)
         if declared.installs:
             self._commit_if_new(declared, pinned, target, generation, is_fresh=is_fresh)
-            put_back(target, declared.project)
+            fit_to(target, declared.project)
+            if (target / BUILT).is_dir():
+                self._installer.run_step(
+                    put_back, target=str(target), project=str(declared.project)
+                )
         return target
+
+    def run_as(self, user: TrainerUser | None) -> None:
+        """Build environments as a user."""
+        self._installer.run_as(user)
 
     def use_indexes(self, variables: Mapping[str, str]) -> None:
         """Take packages from the indexes that these variables of pip name, too."""
@@ -149,6 +158,7 @@ class Environments:
         if is_fresh:  # an earlier run on this instance may have left one
             shutil.rmtree(target, ignore_errors=True)
         with _removed_on_failure(target):
+            self._installer.make_place(target)
             self._installer.create(target, declared.source)
             if declared.installs:
                 before = files_of_editables(declared.project, declared.declaration)
@@ -156,9 +166,14 @@ class Environments:
                 self._installer.report(f"environment of {declared.source}: building it")
                 install(self._installer, target, declared, pinned, scratch=self._folder)
                 after = files_of_editables(declared.project, declared.declaration)
-                keep_built(target, declared.project, after - before)
-                make_relocatable(target)
-                settle_times(target)
+                self._installer.run_step(
+                    finish_build,
+                    target=str(target),
+                    project=str(declared.project),
+                    built=sorted(after - before),
+                )
+            self._installer.take_back(target)
+            if declared.installs:
                 count = len(installed_versions(target, attempt=0).packages)
                 self._installer.report(
                     f"environment of {declared.source}: built with {count} packages "
@@ -196,6 +211,7 @@ class Environments:
                 scratch=str(self._folder / "bytecode"),
                 python=str(self._installer.tools.python),
                 built_ns=os.lstat(ready).st_ctime_ns,
+                is_guarded=self._installer.user is not None,
                 bucket=self._place.bucket,
                 region=self._place.region,
             )

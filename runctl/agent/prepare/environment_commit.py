@@ -18,6 +18,7 @@ from typing import Any
 
 from runctl.agent.prepare.built_files import READY, BuiltFiles, group_of
 from runctl.agent.prepare.installed import installed_versions
+from runctl.agent.runtime.trainer_user import COMPILER
 from runctl.aws.environments import EnvironmentStore, RunGeneration
 from runctl.aws.instance_access import open_access
 from runctl.beneath.changes import rewrite
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 class CommitJob:
     """What is to be stored, for which run, and where.
 
-    `built_ns` is the time of the last change by the build.
+    `built_ns` is the time of the last change by the build. If it `is_guarded`, programs run as a
+    user that cannot change it, and neither can they change how it is compiled.
     """
 
     run_id: str
@@ -52,6 +54,7 @@ class CommitJob:
     built_ns: int
     bucket: str
     region: str
+    is_guarded: bool = False
 
     @property
     def run(self) -> RunGeneration:
@@ -81,7 +84,7 @@ def commit(store: EnvironmentStore, job: CommitJob) -> str:
         # What takes the longest to send comes first; compiling takes long beside a busy trainer.
         files.scan()
         installed = upload()
-        files.compile(Path(job.python))
+        files.compile(Path(job.python), COMPILER if job.is_guarded else None)
         uploaded = upload()
     except (ChangedError, FileNotFoundError) as exc:
         return f"it is not stored: {exc}"

@@ -5,6 +5,7 @@ failure into the error.
 """
 
 import contextlib
+import json
 import logging
 import platform
 import shutil
@@ -15,9 +16,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import runctl
+from runctl.agent.instance.disk import says_full
+from runctl.agent.instance.ownership import give_to, take_back
 from runctl.agent.prepare.uv_settings import uv_variables
+from runctl.agent.runtime.trainer_user import TrainerUser, end_processes, starting
 from runctl.model.declaration import PythonRule
 from runctl.model.errors import RequestError, TransientError
 from runctl.model.excerpt import last_lines
@@ -110,6 +115,7 @@ class Installer:
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self.tools = tools
+        self.user: TrainerUser | None = None
         self._folder = folder
         self._log = log
         self._wait = wait
@@ -117,6 +123,50 @@ class Installer:
     def use(self, variables: Mapping[str, str]) -> None:
         """Add variables to the environment of pip and uv."""
         self.tools = replace(self.tools, environ={**self.tools.environ, **variables})
+
+    def run_as(self, user: TrainerUser | None) -> None:
+        """Run all tools as a user: a build executes code of the packages."""
+        self.user = user
+        named = {} if user is None else user.variables()
+        self.tools = replace(self.tools, environ={**self.tools.environ, **named})
+
+    def make_place(self, folder: Path) -> None:
+        """Make a new folder in which the tools may write."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.user is not None:
+            folder.mkdir(mode=0o755)
+            give_to(self.user.owner, [folder])
+
+    def take_back(self, folder: Path) -> None:
+        """Let nothing that a build has left running, or that runs later, change its result.
+
+        Raises RequestError if there is something in it that no build makes.
+        """
+        if self.user is None:
+            return
+        end_processes(self.user)
+        try:
+            take_back(folder)
+        except OSError as exc:
+            if says_full(exc):
+                raise
+            raise RequestError(f"the environment cannot be used: {exc}") from exc
+
+    def run_step(self, step: Callable[..., None], **arguments: Any) -> None:
+        """Call a function that changes what a build has left, as the user of the build.
+
+        As root it would follow the links that a build may have made.
+        """
+        if self.user is None:
+            step(**arguments)
+            return
+        command = [str(self.tools.python), "-I", "-S", "-c", step_program(step)]
+        text = json.dumps(arguments, default=str)
+        # Names of files may be more than a command line holds.
+        given = self._folder / "step.json"
+        given.write_text(text)
+        what = "the built environment cannot be prepared for its use"
+        self._run([*command, str(given)], what, self._folder)
 
     def report(self, line: str) -> None:
         """Show a line of progress among the trainer's output."""
@@ -161,6 +211,7 @@ class Installer:
             return False
         # On the same file system: then files are linked into the environment and not copied.
         cache = self._folder / "uv-cache"
+        self.make_place(cache)
         command = [str(uv), "pip", "install", "--python", str(target / "bin/python")]
         command += ["--no-config", "--no-sources", "--no-progress", "--color", "never"]
         command += ["--index-strategy", "unsafe-best-match"]  # as pip chooses
@@ -177,15 +228,16 @@ class Installer:
     def _uv_variables(self) -> dict[str, str] | None:
         """Return what uv needs of the machine's settings of pip; None if uv cannot follow them."""
         command = [str(self.tools.python), "-I", str(self.tools.pip), "config", "list"]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=dict(self.tools.environ),
-            check=False,
-        )
+        with starting(self.user, command, self.tools.environ) as start:
+            done = subprocess.run(
+                start.words,
+                stdin=start.stdin,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=start.environment,
+                check=False,
+            )
         return uv_variables(done.stdout.splitlines()) if done.returncode == 0 else None
 
     def _find_uv(self, *, may_fetch: bool) -> Path | None:
@@ -203,10 +255,11 @@ class Installer:
         if not (tool / "ready").exists():
             if not may_fetch:
                 return None
-            shutil.rmtree(tool, ignore_errors=True)
+            self.make_place(tool)
             arguments = ["--target", str(tool), "--no-deps", "--only-binary", ":all:"]
             arguments += ["--require-hashes", "-r", str(UV_REQUIREMENT)]
             self._pip([], arguments, what, self._folder, waits=waits)
+            self.take_back(tool)
             (tool / "ready").touch()
         return tool / "bin/uv"
 
@@ -214,9 +267,18 @@ class Installer:
         """Turn uv.lock into a requirements file with uv."""
         what = f"uv, which reads {source}, failed to install"
         uv = self.tools.uv or self._fetched_uv(what, may_fetch=True, waits=NETWORK_WAITS)
+        work = self._folder / "export"
+        self.make_place(work)
+        work.mkdir(exist_ok=True)
+        exported = work / target.name
         command = [str(uv), "export", "--frozen", "--no-dev", "--no-emit-project"]
-        command += ["--project", str(project), "--output-file", str(target), "--quiet"]
+        command += ["--project", str(project), "--output-file", str(exported), "--quiet"]
         self._run(command, f"{source} cannot be read by uv", project)
+        self.take_back(work)
+        if exported.is_symlink():
+            raise RequestError(f"{source} cannot be read by uv: its result is a link")
+        exported.replace(target)
+        shutil.rmtree(work, ignore_errors=True)
         return target
 
     def check_python(self, rules: Sequence[PythonRule]) -> None:
@@ -272,17 +334,21 @@ class Installer:
     ) -> None:
         last: deque[str] = deque(maxlen=REASON_LINES)
         cause = ""
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # git must not wait for a password.
-            env={**self.tools.environ, "GIT_TERMINAL_PROMPT": "0", **(variables or {})},
-            cwd=cwd,
-        ) as process:
+        # git must not wait for a password.
+        environ = {**self.tools.environ, "GIT_TERMINAL_PROMPT": "0", **(variables or {})}
+        with (
+            starting(self.user, command, environ) as start,
+            subprocess.Popen(
+                start.words,
+                stdin=start.stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=start.environment,
+                cwd=cwd,
+            ) as process,
+        ):
             for line in map(str.strip, process.stdout or ()):
                 if not line:
                     continue
@@ -298,6 +364,16 @@ class Installer:
             if cause:
                 raise TransientError(f"{what}: {cause}: {excerpt}")
             raise RequestError(f"{what}: {excerpt}" if excerpt else what)
+
+
+def step_program(step: Callable[..., None]) -> str:
+    """Return the program that calls a function with the arguments in a file."""
+    package = str(Path(runctl.__file__).parents[1])
+    return (
+        f"import json, sys; sys.path.insert(0, {package!r}); "
+        f"from {step.__module__} import {step.__name__}; "
+        f"{step.__name__}(**json.load(open(sys.argv[1])))"
+    )
 
 
 def network_cause(line: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.installed import installed_versions
+from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.agent.signals.waiting import CancellableWait
 from runctl.aws.versions import VersionStore
 
@@ -45,6 +46,10 @@ class PinnedEnvironments:
             if recorded.differing(found):  # another attempt of the run was quicker
                 return self._environments.prepare(declared, recorded, generation=generation)
         return environment
+
+    def run_as(self, user: TrainerUser | None) -> None:
+        """Build environments as a user."""
+        self._environments.run_as(user)
 
     def use_indexes(self, variables: Mapping[str, str]) -> None:
         """Take packages from the indexes that these variables of pip name, too."""

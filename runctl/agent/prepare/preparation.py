@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.disk import FULL, room, says_full
+from runctl.agent.instance.ownership import give_to, require_inside
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs, Inputs
 from runctl.agent.prepare.code import fetch_code
@@ -28,6 +29,7 @@ from runctl.agent.prepare.shared_environments import SharedEnvironments
 from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.environment import base_environment
+from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.agent.signals.waiting import RETRY, CancellableWait
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.environments import EnvironmentStore
@@ -61,7 +63,8 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """Everything that is ready before the trainer starts.
 
-    A program in a `container` does not use the `environment`.
+    A program in a `container` does not use the `environment`. `user` is the one that programs run
+    as, None for the agent's own.
 
     `run`, `restored` and `partial` are set last, once the token has arrived: the run as the ledger
     had it then, the whole checkpoint that is in place, and the folder with the files of an
@@ -73,6 +76,7 @@ class Prepared:
     environment: Path
     checkpoint: Path
     container: ReadyContainer | None = None
+    user: TrainerUser | None = None
     run: Run | None = None
     restored: Fetched | None = None
     partial: Path | None = None
@@ -120,6 +124,7 @@ class Preparation:
             check=wait.check,
         )
         self._subjects = subjects
+        self._user: TrainerUser | None = None
         self._wanted: tuple[str, Trust] | None = None
         self._prefetches: list[Future[None]] = []
         self._prefetching = threading.Lock()
@@ -180,6 +185,11 @@ class Preparation:
             logger.warning("ended %d processes that an earlier agent left", len(killed))
         self._remove_messages()
 
+    def run_as(self, user: TrainerUser | None) -> None:
+        """Run what the project brings along, such as the builds of packages, as a user."""
+        self._user = user
+        self._environments.run_as(user)
+
     def _remove_messages(self) -> None:
         """Remove what an earlier trainer and the agent wrote for each other."""
         for path in (self._paths.metrics, self._paths.saved, self._paths.checkpoint_request):
@@ -210,6 +220,8 @@ class Preparation:
                 )
             )
             environment = self._paths.state / "environments"
+            if self._user is not None:
+                give_to(self._user.owner, [self._paths.project])
             if container is None:
                 environment = self._prepare_environment(
                     request, script, generation=generation, indexes=indexes or {}
@@ -221,6 +233,7 @@ class Preparation:
             environment=environment,
             container=None if container is None else container.result(),
             checkpoint=self.checkpoint_folder(request),
+            user=self._user,
             subject=subject,
         )
         if not staging.done():
@@ -344,6 +357,7 @@ class Preparation:
         self._progress.enter("restore")
         run = self.read_run()
         given = prepared.restored
+        require_inside(prepared.checkpoint, self._paths.state)
         try:
             restored = self._put_in_place(run, prepared.checkpoint, tried=tried)
         except (DamagedCheckpointError, RequestError) as exc:
@@ -364,6 +378,7 @@ class Preparation:
         self._progress.resume_from(step=None, save=0)
 
     def _restore_whole(self, run: Run, request: RunRequest, folder: Path) -> Fetched | None:
+        require_inside(folder, self._paths.state)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as exc:

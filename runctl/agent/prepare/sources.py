@@ -109,14 +109,18 @@ def keep_built(target: Path, project: Path, built: frozenset[str]) -> None:
         shutil.copy2(project / name, place, follow_symlinks=True)
 
 
-def put_back(target: Path, project: Path) -> None:
-    """Make an environment fit the project: its built files, and editable packages' paths."""
-    kept = target / BUILT
+def put_back(target: str, project: str) -> None:
+    """Put the built files of an environment into the project, as the user that owns it."""
+    kept = Path(target) / BUILT
     for place in sorted(kept.rglob("*")) if kept.is_dir() else ():
-        name = project / place.relative_to(kept)
+        name = Path(project) / place.relative_to(kept)
         if place.is_file() and not name.exists():
             name.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(place, name)
+
+
+def fit_to(target: Path, project: Path) -> None:
+    """Make the paths of editable packages in an environment those of the project."""
     with contextlib.suppress(FileNotFoundError):
         before = (target / BUILT_FOR).read_text()
         if before != str(project):
@@ -126,6 +130,8 @@ def put_back(target: Path, project: Path) -> None:
 def _move(target: Path, before: str, after: str) -> None:
     for pattern in ("*.pth", "__editable__*.py", "*.egg-link", "*.dist-info/direct_url.json"):
         for path in target.glob(f"lib/python3*/site-packages/{pattern}"):
+            if path.is_symlink():
+                continue  # another run may have stored it, and it may lead anywhere
             content = path.read_bytes()
             moved = content.replace(before.encode(), after.encode())
             if moved != content:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runctl.agent.runtime.lead_process import OOM_SCORE
+from runctl.agent.instance.as_user import OOM_SCORE
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
 from runctl.agent.runtime.systemd_scope import SLICE
 
@@ -67,6 +67,8 @@ def create_words(
     # The rendezvous of nodes, and the endpoint of credentials on 127.0.0.1, need the host's.
     words += ["--network", "host"]
     words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    if options.user is not None:
+        words += ["--user", ":".join(map(str, options.user))]
     if facts.cgroup_parent:
         words += ["--cgroup-parent", facts.cgroup_parent]
     words += _limits(facts)

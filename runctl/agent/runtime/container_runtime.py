@@ -1,9 +1,8 @@
 """The container runtime: programs that run in containers of this machine's engine."""
 
 import contextlib
-import os
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from runctl.agent.instance.adapters import adapter_devices
@@ -25,6 +24,7 @@ from runctl.agent.runtime.process_program import ProcessProgram
 from runctl.agent.runtime.process_table import end_all_but_tools
 from runctl.agent.runtime.signal_trace import SignalTrace
 from runctl.agent.runtime.systemd_scope import SLICE
+from runctl.agent.runtime.written_places import prepare_places
 from runctl.model.errors import RequestError
 
 UNFENCED = (
@@ -53,11 +53,7 @@ class ContainerRuntime:
         options = contract.container
         if options is None:
             raise ValueError("the contract is not one of a container")
-        for mount in options.mounts:
-            if not mount.source.exists():
-                mount.source.touch()
-        if options.user is not None:
-            give_to(options.user, (each.source for each in options.mounts if not each.is_read_only))
+        prepare_places(contract)
         self._paths.had_containers.touch()
         facts = read_facts(self._engine, self._paths)
         container = self._create(contract, options, facts)
@@ -142,18 +138,3 @@ def remove_containers(engine: Engine, paths: Paths) -> list[str]:
     found = engine.call("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
     engine.remove(found)
     return found
-
-
-def give_to(user: tuple[int, int], places: Iterable[Path]) -> None:
-    """Let the user of an image own files and folders, which the agent has made as root.
-
-    No link is followed: a program of an earlier attempt may have left any.
-    """
-    for place in places:
-        os.chown(place, *user, follow_symlinks=False)
-        if not place.is_dir() or place.is_symlink():
-            continue
-        for parent, folders, files in os.walk(place):
-            for name in (*folders, *files):
-                with contextlib.suppress(FileNotFoundError):
-                    os.chown(os.path.join(parent, name), *user, follow_symlinks=False)  # noqa: PTH118

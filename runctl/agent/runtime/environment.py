@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.agent.runtime.world import World
 from runctl.model.subject import Subject
 from runctl.model.trial_options import TrialOptions
@@ -85,12 +86,13 @@ class TrainerVariables:
         }
 
 
-def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the agent's variables that a program of the user may see."""
+def base_environment(environ: Mapping[str, str], user: TrainerUser | None = None) -> dict[str, str]:
+    """Return those of the agent's variables that a program may see, as `user` has them."""
     kept = {name: environ[name] for name in PASSED_ON if name in environ}
     # systemd sets no HOME for a system service without User=; git, bash and caches want one.
     home = pwd.getpwuid(os.getuid()).pw_dir
-    return {"PATH": environ.get("PATH", DEFAULT_PATH), "HOME": home, **kept}
+    named = {} if user is None else user.variables()
+    return {"PATH": environ.get("PATH", DEFAULT_PATH), "HOME": home, **kept, **named}
 
 
 def trainer_environment(
@@ -102,6 +104,7 @@ def trainer_environment(
     project: Path,
     training_path: Path,
     has_credentials: bool = False,
+    user: TrainerUser | None = None,
 ) -> dict[str, str]:
     """Return a trainer's environment, except for its credentials.
 
@@ -110,12 +113,13 @@ def trainer_environment(
     the helper, `environment` that with Python, and `has_credentials` says that the trainer is
     given credentials, for which it needs a region.
     """
-    base = base_environment(environ)
+    base = base_environment(environ, user)
     # The project's own modules come first, so that the helper hides none of them.
     searched = [env.get("PYTHONPATH", _source_of(project)), str(training_path)]
     return {
         **base,
         "PYTHONUNBUFFERED": "1",
+        **({} if user is None or has_bytecode(environment) else _own_bytecode(user)),
         **(_aws_variables(environ) if has_credentials else {}),
         **env,
         "PYTHONPATH": ":".join(filter(None, searched)),
@@ -134,23 +138,44 @@ def container_environment(
     project: Path | None,
     training_path: Path,
     has_credentials: bool = False,
+    user: TrainerUser | None = None,
 ) -> dict[str, str]:
     """Return the variables of a container besides `own`, those of its image.
 
     Nothing of the machine's own environment counts in it but the way to the network. `project` is
-    None for the program of the image, which has its own.
+    None for the program of the image, which has its own. `user` is ours, if the container runs as
+    that: the image does not know it.
     """
     source = "" if project is None else _source_of(project)
     searched = [env.get("PYTHONPATH", source), str(training_path), own.get("PYTHONPATH", "")]
     proxies = {name: environ[name] for name in PROXIES if name in environ}
     return {
         **proxies,
+        **({} if user is None else user.variables()),
         "PYTHONUNBUFFERED": "1",
         **(_aws_variables(environ) if has_credentials else {}),
         **env,
         "PYTHONPATH": ":".join(filter(None, searched)),
         **variables.as_environment(),
     }
+
+
+def has_bytecode(environment: Path) -> bool:
+    """Whether the packages of an environment are compiled, or there are none."""
+    packages = [*environment.glob("lib/python3*/site-packages")]
+    return not any(map(os.listdir, packages)) or any(
+        next(folder.glob(pattern), None) is not None
+        for folder in packages
+        for pattern in ("__pycache__", "*/__pycache__")
+    )
+
+
+def _own_bytecode(user: TrainerUser) -> dict[str, str]:
+    """Return where a program keeps its bytecode: the environment belongs to root.
+
+    One that was built here has none, so each process would compile all that it imports.
+    """
+    return {"PYTHONPYCACHEPREFIX": str(user.home / ".cache/bytecode")}
 
 
 def _source_of(project: Path) -> str:

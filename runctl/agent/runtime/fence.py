@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runctl.agent.instance.settings import Paths
 from runctl.agent.runtime.systemd_scope import scope
+from runctl.agent.runtime.trainer_user import TrainerUser, as_user_words
 from runctl.model.errors import RequestError
 
 LOADED = "loaded"
@@ -39,8 +40,12 @@ def require_fence(paths: Paths) -> None:
         raise _missing(f"{result}; {REMEDY}")
 
 
-def prove_fence(paths: Paths, addresses: Sequence[str] = ADDRESSES) -> None:
+def prove_fence(
+    paths: Paths, addresses: Sequence[str] = ADDRESSES, *, user: TrainerUser | None = None
+) -> None:
     """Raise RequestError unless the metadata service refuses processes in the trainer's slice.
+
+    The same is demanded for the processes of its `user` anywhere else.
 
     Below another root, as on the local cloud, the machine's rules are not ours, and only the
     unit's result counts.
@@ -50,14 +55,26 @@ def prove_fence(paths: Paths, addresses: Sequence[str] = ADDRESSES) -> None:
         return
     if problem := probe(addresses):
         raise _missing(f"the rules are loaded, but {problem}")
+    if user is not None and (problem := probe(addresses, as_user_words(user))):
+        raise _missing(f"the rules are loaded, but outside of the trainer's slice {problem}")
 
 
-def probe(addresses: Sequence[str]) -> str:
+def probe(addresses: Sequence[str], starter: Sequence[str] | None = None) -> str:
     """Connect to `addresses` from the trainer's slice; return the problem, or nothing.
+
+    Other words before the command may start it elsewhere.
 
     If systemd cannot create the scope at once, that proves nothing: it is tried again.
     """
-    words = [*scope(), sys.executable, "-I", "-S", "-c", _PROBE, *addresses]
+    words = [
+        *(scope() if starter is None else starter),
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _PROBE,
+        *addresses,
+    ]
     problem = ""
     for number in range(PROBE_TRIES):
         if number:

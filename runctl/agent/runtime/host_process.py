@@ -1,16 +1,18 @@
 """The process that runs a trainer on this machine, with everything that it starts."""
 
 import contextlib
+import os
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from runctl.agent.instance import processes
+from runctl.agent.instance.as_user import OOM_SCORE
 from runctl.agent.runtime.family import AgentDescendants, Family, SessionMembers
-from runctl.agent.runtime.lead_process import OOM_SCORE, LeadEnd, Printed
+from runctl.agent.runtime.lead_process import LeadEnd, Printed
 from runctl.agent.runtime.ports import Contract
-from runctl.agent.runtime.systemd_scope import scope
+from runctl.agent.runtime.trainer_user import starting
 from runctl.model.errors import RequestError
 
 # The first processes of all programs, which their own threads wait for. The lock is held from a
@@ -69,13 +71,22 @@ class HostProcess:
 
 def _start(contract: Contract) -> "subprocess.Popen[bytes]":
     try:
-        with contract.output.open("ab") as out, contract.errors.open("ab") as err:
+        variables = {**contract.environment, **contract.credentials}
+        with (
+            contract.output.open("ab") as out,
+            contract.errors.open("ab") as err,
+            starting(contract.user, contract.command, variables) as start,
+        ):
+            if contract.user is not None:
+                # A program may open /dev/stdout, which is this file.
+                os.fchown(out.fileno(), *contract.user.owner)
+                os.fchown(err.fileno(), *contract.user.owner)
             return subprocess.Popen(
-                [*scope(), *contract.command],
-                stdin=subprocess.DEVNULL,
+                start.words,
+                stdin=start.stdin,
                 stdout=out,
                 stderr=err,
-                env={**contract.environment, **contract.credentials},
+                env=start.environment,
                 cwd=contract.working_folder,
                 start_new_session=True,
             )

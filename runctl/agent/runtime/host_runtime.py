@@ -8,6 +8,7 @@ from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.process_program import ProcessProgram
 from runctl.agent.runtime.process_table import end_all_but_tools
 from runctl.agent.runtime.signal_trace import SignalTrace
+from runctl.agent.runtime.written_places import prepare_places
 
 
 class HostRuntime:
@@ -23,6 +24,7 @@ class HostRuntime:
 
     def start(self, contract: Contract) -> ProcessProgram:
         """Start a program. Raises RequestError if its command cannot be started."""
+        prepare_places(contract)
         observer = ProcessObserver(self._trace)
         observer.start()
         try:

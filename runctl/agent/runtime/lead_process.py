@@ -16,8 +16,6 @@ from runctl.model.excerpt import last_lines, without_launcher
 
 REASON_LINES = 15
 TAIL_BYTES = 16 * 1024
-# If memory runs out, the kernel should kill the program and not the agent.
-OOM_SCORE = 500
 # A process that dies of one of these has not run its own exit. SIGINT is not among them: Python
 # ends by it after a KeyboardInterrupt, and only after it has run its exit handlers.
 FATAL_SIGNALS = frozenset(

@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from runctl.agent.runtime.trainer_user import TrainerUser
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -24,8 +26,9 @@ class ContainerOptions:
     """The container that a program runs in.
 
     `image` is the id of an image of this machine. `user` are the numbers of the user and the group
-    that it runs as, None for root. `working_folder` is empty for the image's own. Unless it
-    `replaces_entry_point`, the command consists of the arguments of the image's entry point.
+    that it runs as, None for those of the image. `working_folder` is empty for the image's own.
+    Unless it `replaces_entry_point`, the command consists of the arguments of the image's entry
+    point.
     """
 
     image: str
@@ -43,8 +46,11 @@ class Contract:
     AWS credentials of its run, if it asked for them: both may hold secrets. `save_request` is the
     file by which its helper is asked to save, and `grace` how long it may take to save and end
     after it was asked to stop. A program that is started again appends to `output` and `errors`.
-    `container` is for the container runtime only. `is_one_of_many` says that other programs run at
-    the same time: it then consists of its own session, and not of all that the agent has started.
+    `written` are the files and folders that the program writes to. They are given to `owner`, the
+    numbers of the user and the group that it runs as, None for root. `user` is that on the machine
+    itself. `container` is for the container runtime only. `is_one_of_many` says that other programs
+    run at the same time: it then consists of its own session, and not of all that the agent has
+    started.
     """
 
     command: tuple[str, ...]
@@ -56,6 +62,9 @@ class Contract:
     errors: Path
     save_request: Path
     grace: timedelta
+    written: tuple[Path, ...] = ()
+    owner: tuple[int, int] | None = None
+    user: TrainerUser | None = None
     container: ContainerOptions | None = None
     is_one_of_many: bool = False
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from runctl.agent.contract import build_contract
+from runctl.agent.instance.ownership import require_inside
 from runctl.agent.parts import AttemptParts
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.serving.replacement import Replacement
@@ -32,6 +33,7 @@ def serve(
 ) -> Outcome | None:
     """Serve, also before the token arrives; return None if a later attempt owns the run."""
     settings = parts.settings
+    require_inside(prepared.checkpoint, settings.paths.state)
     prepared.checkpoint.mkdir(parents=True, exist_ok=True)
 
     def publish() -> None:

@@ -1,0 +1,86 @@
+"""Giving files to a user and taking them back, as root, in folders that the user can change.
+
+Every file is reached from the descriptor of its folder, and no link is followed.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from runctl.beneath.changes import give, remove
+from runctl.model.errors import RequestError
+
+OTHERS = 0o022
+READ, EXECUTE = 0o444, 0o111
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def give_to(owner: tuple[int, int], places: Iterable[Path]) -> None:
+    """Let a user and a group own files and folders with all that is in them."""
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            give(place, *owner)
+
+
+def take_back(folder: Path) -> None:
+    """Let root own a folder with all that is in it; everybody may read it, and only root write.
+
+    No process of its user may run meanwhile. Raises OSError for anything that is neither a file, a
+    folder nor a link: reading it could wait for ever.
+    """
+    _take(folder, None)
+    for _, folders, files, descriptor in os.fwalk(folder, onerror=_raise):
+        for name in (*folders, *files):
+            _take(name, descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _take(path: "Path | str", folder: int | None) -> None:
+    found = os.stat(path, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        os.chown(path, 0, 0, dir_fd=folder, follow_symlinks=False)
+        return
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{os.fspath(path)!a} is neither a file, a folder nor a link")
+    descriptor = os.open(path, _OPEN, dir_fd=folder)
+    try:
+        os.fchown(descriptor, 0, 0)
+        mode = stat.S_IMODE(found.st_mode)
+        if (wanted := shared_mode(mode)) != mode:
+            os.fchmod(descriptor, wanted)
+    finally:
+        os.close(descriptor)
+
+
+def shared_mode(mode: int) -> int:
+    """Return a mode with which everybody may do what the owner may, except to write."""
+    shared = (mode | READ) & 0o777 & ~OTHERS
+    return shared | EXECUTE if mode & stat.S_IXUSR else shared
+
+
+def require_inside(folder: Path, above: Path) -> None:
+    """Raise RequestError if a folder would be somewhere else, since the way to it has a link.
+
+    A build, or an earlier program, may have made one, and the agent writes there as root.
+    """
+    real = os.path.realpath(folder)
+    if not Path(real).is_relative_to(os.path.realpath(above)):
+        raise RequestError(
+            f"{folder} leads to {real}, out of the run's files, so no checkpoint is put there; "
+            "make it a folder"
+        )
+
+
+def remove_files_of(uid: int, folders: Iterable[Path]) -> None:
+    """Remove what a user has left in folders to which everybody may write."""
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as found:
+            names = [item.name for item in found if item.stat(follow_symlinks=False).st_uid == uid]
+            for name in names:
+                with contextlib.suppress(OSError):
+                    remove(folder / name)
