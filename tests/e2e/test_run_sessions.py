@@ -222,3 +222,32 @@ def test_an_instance_of_an_ended_run_gets_no_session(testbed: Testbed, runs) -> 
     answer = ask(testbed, keys)
     assert (answer["status"], answer["reason"]) == ("over", f"the run {hostile} has ended: stopped")
     assert "credentials" not in answer
+
+
+def test_a_run_stores_environments_but_cannot_replace_or_remove_those_of_others(
+    testbed: Testbed, runs
+) -> None:
+    _, _, (keys, others) = runs
+    mine, theirs = (
+        client(testbed, "s3", session_of(ask(testbed, each))) for each in (keys, others)
+    )
+    where = {"Bucket": testbed.deployment.bucket, "Key": "environments/current/f00d"}
+    theirs.put_object(**where, Body=b"good", IfNoneMatch="*")
+    attacks: dict[str, Callable[[], Any]] = {
+        "overwrite": lambda: mine.put_object(**where, Body=b"evil"),
+        "overwrite if it matches": lambda: mine.put_object(
+            **where, Body=b"evil", IfMatch=mine.head_object(**where)["ETag"]
+        ),
+        "upload in parts": lambda: mine.create_multipart_upload(**where),
+        "delete": lambda: mine.delete_object(**where),
+        "drop the policy": lambda: mine.delete_bucket_policy(Bucket=where["Bucket"]),
+    }
+    refused = {name: refusal(attack) for name, attack in attacks.items()}
+    assert refused == dict.fromkeys(attacks, "AccessDenied")
+    batch = {"Objects": [{"Key": where["Key"]}]}
+    with contextlib.suppress(ClientError):  # as a whole, or object by object
+        (error,) = mine.delete_objects(Bucket=where["Bucket"], Delete=batch)["Errors"]
+        assert error["Code"] == "AccessDenied"
+    again = refusal(lambda: mine.put_object(**where, Body=b"evil", IfNoneMatch="*"))
+    assert again == "PreconditionFailed"
+    assert testbed.clients.get("s3").get_object(**where)["Body"].read() == b"good"

@@ -178,9 +178,8 @@ def facts_of(
         "spot_request": ["spot-instances-request"],
         "missing_role": [SPOT_ROLE],
         "role": role("instances"),
-        "trainer_role": role("trainers"),
         "run_role": role("sessions of runs"),
-        "session_trainer_role": role("sessions of trainers"),
+        "trainer_role": role("sessions of trainers"),
         "agent_object": sorted({uri for found in templates for uri in _agent_object(found)}),
         "key": [_key_arn(key, where)] if key else [],
     }
