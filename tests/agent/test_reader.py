@@ -19,6 +19,7 @@ from runctl.agent.instance.reader import Reader, reader_of
 from runctl.agent.monitor.find_trainer import Process, as_settings
 from runctl.local.guest.environment_files import parse_environment
 from runctl.model.errors import RequestError
+from tests.agent.doubles import MetadataDouble
 from tests.agent.machine import wait_until
 from tests.moto_server import serving
 
@@ -132,15 +133,13 @@ def s3(s3_url: str):
 class Agent:
     """The monitor as the unit starts it: as root, with the settings that it found."""
 
-    def __init__(self, root: Path, s3_url: str) -> None:
+    def __init__(self, root: Path, s3_url: str, metadata: MetadataDouble) -> None:
         self.root = root
         self._environ = {
             **os.environ,
             "PYTHONPATH": str(PROJECT),
             "AWS_ENDPOINT_URL": s3_url,
-            "AWS_ACCESS_KEY_ID": "t",
-            "AWS_SECRET_ACCESS_KEY": "t",
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
             "RUNCTL_REGION": "us-east-1",
             "MONITOR_URI": f"s3://{BUCKET}/x",
             "MONITOR_SIGTERM": "no",
@@ -158,8 +157,10 @@ class Agent:
 
 
 @pytest.fixture
-def agent(open_path: Path, s3_url: str, s3) -> Agent:
-    return Agent(open_path / "root", s3_url)
+def agent(open_path: Path, s3_url: str, s3) -> Iterator[Agent]:
+    metadata = MetadataDouble()
+    yield Agent(open_path / "root", s3_url, metadata)
+    metadata.close()
 
 
 def stored(s3) -> dict[str, bytes]:

@@ -274,3 +274,19 @@ def test_an_update_may_name_only_the_attributes_of_the_condition(
         return
     with pytest.raises(ClientError, match="AccessDenied"):
         write()
+
+
+def test_an_instance_profile_is_what_a_look_at_it_is_checked_on(strict_cloud: Cloud) -> None:
+    name, other = unique("profile"), unique("profile")
+    for each in (name, other):
+        strict_cloud.client("iam").create_instance_profile(InstanceProfileName=each)
+    statement = {
+        "Effect": "Allow",
+        "Action": "iam:GetInstanceProfile",
+        "Resource": f"arn:aws:iam::*:instance-profile/{name}",
+    }
+    client = strict_cloud.client("iam", **session(strict_cloud, statement))
+    found = client.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+    assert found["InstanceProfileName"] == name
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.get_instance_profile(InstanceProfileName=other)

@@ -36,6 +36,10 @@ def install(machine_of: Callable[[str], str | None]) -> None:
             machine = machine_of(json.loads(body).get("taskToken", ""))
             if machine:
                 return machine
+        # list_awsidentityandaccessmanagement.html: it is checked on the profile
+        if service == "iam" and _parameter(query, "Action") == "GetInstanceProfile":
+            profile = _parameter(query, "InstanceProfileName")
+            return f"arn:aws:iam::{account}:instance-profile/{profile}"
         if service == "codebuild" and action in _ON_BUILDS:
             named = json.loads(body).get(_ON_BUILDS[action]) or ""
             build = str(named[0] if isinstance(named, list) and named else named)
@@ -45,3 +49,9 @@ def install(machine_of: Callable[[str], str | None]) -> None:
         return chosen
 
     iam_actions.extract_resource_arn = resource_arn
+
+
+def _parameter(query: dict[str, Any], name: str) -> str:
+    """Return a parameter of a request, of which ministack has text or a list."""
+    value = query.get(name) or ""
+    return str(value[0] if isinstance(value, list) else value)
