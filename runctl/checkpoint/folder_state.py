@@ -36,8 +36,9 @@ def scan_folder(
     """Return the state of everything below `folder`, by relative path.
 
     What vanishes meanwhile is omitted, and no link is followed. Hard links to files of users other
-    than the folder's owner are omitted, too, unless `before` has the same file. An entry that
-    equals the one in `before` shares its memory.
+    than the folder's owner are omitted, too, unless all their names are in the folder, as those of
+    a checkpoint that was just restored, or `before` has the same file. An entry that equals the one
+    in `before` shares its memory.
     Raises CheckpointError if there are more names than `most`, or folders nested deeper than a
     manifest allows.
     """
@@ -50,16 +51,18 @@ def scan_folder(
 
 def _scan(folder: Folder, known: FolderState, most: int) -> FolderState:
     folder_state: FolderState = {}
+    suspects: dict[tuple[int, int], dict[str, tuple[FileState, int]]] = {}
     pending = [""]
     while pending:
         below = pending.pop()
         for name, info, at in _content(folder, below):
             path = f"{below}/{name}" if below else name
             old = known.get(path)
-            if folder.is_foreign(info) and (old is None or old.inode != _inode(info)):
-                continue
             file_state = _state_of(info, name, at)
             if file_state is None:
+                continue
+            if folder.is_foreign(info) and (old is None or old.inode != file_state.inode):
+                suspects.setdefault(_inode(info), {})[path] = file_state, info.st_nlink
                 continue
             folder_state[path] = old if old is not None and old == file_state else file_state
             if file_state.kind == "dir":
@@ -70,6 +73,9 @@ def _scan(folder: Folder, known: FolderState, most: int) -> FolderState:
                 f"{folder.path} holds more than {most:,} files, the most that can be watched; "
                 "pack small files into archives, or keep them outside the checkpoint folder"
             )
+    for names in suspects.values():
+        if all(len(names) >= links for _, links in names.values()):
+            folder_state.update({path: file_state for path, (file_state, _) in names.items()})
     return folder_state
 
 

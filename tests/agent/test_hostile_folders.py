@@ -22,6 +22,7 @@ from runctl.agent.instance.forgetting import forget_run
 from runctl.agent.instance.settings import Paths
 from runctl.agent.prepare.built_files import BuiltFiles
 from runctl.agent.prepare.curves import restore_curves
+from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.processing.shard_folder import ShardFolder
 from runctl.agent.reporting.folder_shipper import FolderShipper
 from runctl.agent.reporting.growing_file import GrowingFile
@@ -336,6 +337,29 @@ def test_stored_environments_never_have_the_canary(tmp_path: Path, what: str) ->
                         compiled.add(b"canary" in content)
     assert seen == {b"OWN = 1\n"}
     assert compiled == {False}
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_records_of_packages_are_those_of_the_environment(tmp_path: Path, kind: str) -> None:
+    """A build, or the trainer, may have replaced them."""
+    secret = hide_canary(tmp_path / "root").parent / "METADATA"
+    secret.write_text("Metadata-Version: 2.1\nName: secret\nVersion: 1\n")
+    site = tmp_path / "environment/lib/python3.11/site-packages"
+    for name in ("own", "evil"):
+        record = site / f"{name}-2.dist-info"
+        record.mkdir(parents=True)
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2\n")
+    evil = site / "evil-2.dist-info"
+    (evil / "METADATA").unlink()
+    if kind == "link":
+        (evil / "METADATA").symlink_to(secret)
+    elif kind == "pipe":
+        os.mkfifo(evil / "METADATA")
+    else:
+        evil.rmdir()
+        evil.symlink_to(secret.parent)
+    found = installed_versions(tmp_path / "environment", attempt=1)
+    assert [(package.name, package.version) for package in found.packages] == [("own", "2")]
 
 
 def test_script_that_its_program_has_replaced_is_neither_read_nor_made_executable(

@@ -198,6 +198,18 @@ def test_hard_link_to_another_users_file_is_not_in_the_checkpoint(tmp_path: Path
     (scene.path / "again").hardlink_to(scene.path / "step/shadow")
     (scene.path / "stolen").hardlink_to(scene.canary)  # as root, since this kernel protects it
     assert scan_folder(scene.path).keys() == {"again", "evil", "step", "step/shadow"}
+    (scene.path / "twice").hardlink_to(scene.canary)
+    assert scan_folder(scene.path).keys() == {"again", "evil", "step", "step/shadow"}
+
+
+def test_hard_links_that_root_has_just_restored_are_in_the_scan(tmp_path: Path) -> None:
+    """They become the trainer's when its program starts."""
+    scene = Scene(tmp_path, "file")
+    (scene.path / "a").write_bytes(b"restored")
+    (scene.path / "step/b").hardlink_to(scene.path / "a")
+    found = scan_folder(scene.path)
+    assert found.keys() == {"a", "evil", "step", "step/b", "step/shadow"}
+    assert found["a"].inode == found["step/b"].inode
 
 
 def test_link_of_the_trainer_is_stored_as_a_link(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from runctl.beneath.folder import Folder, walk
+
 PROC = Path("/proc")
 
 # Device and inode, the number of hard links, and the path that the kernel shows. A file that is
@@ -34,7 +36,7 @@ class OpenFileFinder:
         A file with several names in the folder is returned with all of them. Processes that hold
         none open are left out.
         """
-        search = _Search(os.path.realpath(self._folder), self._known)
+        search = _Search(self._folder, self._known)
         found: dict[int, frozenset[str]] = {}
         for pid in pids:
             for descriptor in _writable_descriptors(pid):
@@ -52,8 +54,9 @@ class OpenFileFinder:
 class _Search:
     """One search: `known` is the result of the last one, `found` that of this one."""
 
-    def __init__(self, folder: str, known: dict[_Key, frozenset[str]]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, known: dict[_Key, frozenset[str]]) -> None:
+        self._path = folder
+        self._folder = os.path.realpath(folder)  # as the kernel shows it
         self._known = known
         self._index: dict[tuple[int, int], frozenset[str]] | None = None
         self.found: dict[_Key, frozenset[str]] = {}
@@ -85,10 +88,10 @@ class _Search:
     def _names_searched(self, key: _Key) -> frozenset[str]:
         if self._index is None:
             names: dict[tuple[int, int], set[str]] = {}
-            for parent, _, files in os.walk(self._folder):
-                for path in (f"{parent}/{name}" for name in files):
-                    if identity := _identity_of(path):
-                        names.setdefault(identity, set()).add(path[len(self._folder) + 1 :])
+            with contextlib.suppress(OSError), Folder.opened(self._path) as folder:
+                for found in walk(folder):
+                    if not found.is_folder:
+                        names.setdefault(found.identity, set()).add(found.path)
             self._index = {identity: frozenset(paths) for identity, paths in names.items()}
         return self._index.get(key[:2], frozenset())
 
