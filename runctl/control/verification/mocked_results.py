@@ -74,6 +74,14 @@ def _next(decision: DecisionKind, **fields: Any) -> NextStep:
     )
 
 
+_BATCH: Mapping[str, Any] = {
+    "run_id": "verify-1",
+    "execution": "verify-1",
+    "continues": False,
+    "first": 0,
+    "count": 1,
+}
+_CONTINUED: Mapping[str, Any] = {**_BATCH, "execution": "verify-1-r2", "continues": True}
 # What each function may return.
 _FUNCTIONS: Mapping[str, Sequence[Result]] = {
     "prepare_run": (PreparedRun(**_ONE), PreparedRun(**_ONE, build=_BUILD)),
@@ -120,7 +128,7 @@ _FUNCTIONS: Mapping[str, Sequence[Result]] = {
         PlannedShards(
             group_id=_RUN,
             instances=1,
-            batches=({"number": 1, "run_id": "verify-1", "first": 0, "count": 1},),
+            batches=(dict(_BATCH), dict(_CONTINUED)),
             request={"script": "process.py", "process": {}},
         ),
     ),
@@ -148,15 +156,9 @@ CHILDREN: Mapping[str, Sequence[Child]] = {
         Child(data={"group_id": _RUN, "sampler": sampler, "number": 1})
         for sampler in ("tpe", "random")
     ),
-    "Batches": (
-        Child(
-            data={
-                "request": {"script": "process.py", "process": {}},
-                "run_id": "verify-1",
-                "first": 0,
-                "count": 1,
-            }
-        ),
+    "Batches": tuple(
+        Child(data={"request": {"script": "process.py", "process": {}}, **batch})
+        for batch in (_BATCH, _CONTINUED)
     ),
 }
 
