@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from runctl.agent.contract import contract_with
 from runctl.agent.instance.adapters import adapter_devices
+from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.prepare.container import ReadyContainer
+from runctl.agent.prepare.image import ReadyImage
+from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.runtime.container_command import (
     MachineFacts,
     cgroup_parent,
@@ -15,7 +20,10 @@ from runctl.agent.runtime.container_command import (
     is_program,
     split_variables,
 )
+from runctl.agent.runtime.environment import TrainerVariables
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
+from runctl.agent.runtime.trainer_user import TrainerUser
+from runctl.model.request import RunRequest
 
 GIB = 1 << 30
 STATE = Path("/var/lib/runctl")
@@ -169,3 +177,55 @@ def test_wrappers_are_kept_and_programs_are_replaced(
     entry_point: tuple[str, ...], expected: bool
 ) -> None:
     assert is_program(entry_point) is expected
+
+
+def test_container_runs_as_our_user_where_the_image_would_be_root() -> None:
+    ours = words(ContainerOptions(image="sha256:0123", user=(58113, 58114)))
+    assert ours[ours.index("--user") + 1] == "58113:58114"
+    # The image's own user keeps the groups that the image gives it.
+    assert "--user" not in words(ContainerOptions(image="sha256:0123"))
+
+
+def test_our_user_has_a_home_folder_in_the_container_and_that_of_the_image_has_none() -> None:
+    user = TrainerUser(name="runctl-trainer", uid=58113, gid=58113, home=STATE / "home")
+    paths = Paths(Path("/"))
+    settings = Settings(
+        paths=paths, run_id="run-1", attempt=1, instance_id="i-1",
+        table="t", bucket="b", log_group="l", region="r",
+    )  # fmt: skip
+    image = ReadyImage(image_id="sha256:0123", environment={"HOME": "/root"}, command=("run",))
+
+    def contract(numbers: tuple[int, int], *, is_ours: bool) -> Contract:
+        container = ReadyContainer(image=image, python="", user=numbers, is_ours=is_ours)
+        prepared = Prepared(
+            script="",
+            environment=STATE,
+            checkpoint=paths.checkpoint,
+            container=container,
+            user=user,
+        )
+        return contract_with(
+            settings,
+            RunRequest.of(command=["true"]),
+            prepared,
+            env={},
+            credentials={},
+            variables=TrainerVariables(
+                run_id="run-1", attempt=1, resume_step=None, checkpoint=paths.checkpoint,
+                outputs=paths.output, metrics=paths.metrics, saved=paths.saved,
+                checkpoint_request=paths.checkpoint_request,
+            ),
+            helper=STATE / "helper",
+            resumes=False,
+        )  # fmt: skip
+
+    ours, own = contract(user.owner, is_ours=True), contract((1234, 2345), is_ours=False)
+    assert ours.environment["HOME"] == str(user.home)
+    assert ours.environment["USER"] == "runctl-trainer"
+    assert ours.container is not None
+    assert ours.container.user == ours.owner == user.owner
+    assert Mount(user.home, str(user.home)) in ours.container.mounts
+    assert "HOME" not in own.environment
+    assert own.container is not None
+    assert (own.container.user, own.owner) == (None, (1234, 2345))
+    assert Mount(user.home, str(user.home)) not in own.container.mounts
