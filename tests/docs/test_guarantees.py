@@ -1,4 +1,4 @@
-"""The page of guarantees: each of them names existing tests."""
+"""The pages of guarantees and of attacks: each row names existing tests."""
 
 import ast
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-PAGE = PROJECT / "docs" / "reference" / "guarantees.md"
+GUARANTEES = PROJECT / "docs/reference/guarantees.md"
+SECURITY = PROJECT / "docs/explanation/security.md"
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -24,17 +25,24 @@ def names_of(path: Path) -> set[str]:
 
 def guarantees() -> list[str]:
     """Return the rows of the page's tables."""
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in GUARANTEES.read_text().splitlines() if line.startswith("| ")]
     return [row for row in rows if not row.startswith("| guarantee |")]
 
 
-def test_the_page_lists_guarantees():
+def findings() -> list[str]:
+    """Return the rows of the findings of reviews, which are numbered."""
+    return re.findall(r"^\| S\d+: .*$", SECURITY.read_text(), re.MULTILINE)
+
+
+def test_the_pages_list_guarantees_and_findings():
     assert len(guarantees()) > 30
+    numbers = [int(row[3 : row.index(":")]) for row in findings()]
+    assert numbers == list(range(1, 18))
 
 
-@pytest.mark.parametrize("guarantee", guarantees(), ids=lambda row: row[2:50])
-def test_a_guarantee_names_tests_that_exist(guarantee: str):
-    named = NAMED.findall(guarantee)
+@pytest.mark.parametrize("row", [*guarantees(), *findings()], ids=lambda row: row[2:50])
+def test_a_row_names_tests_that_exist(row: str):
+    named = NAMED.findall(row)
     assert named, "no test is named"
     missing = [
         f"{path}::{name}"
