@@ -20,6 +20,7 @@ from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
 from runctl.model.node import NodeProgress
 from runctl.model.saving_options import CheckpointOptions
+from runctl.model.session_credentials import SessionCredentials
 from tests.agent.conftest import REGION, make_client
 from tests.agent.machine import VENV, Cloud, wait_until
 from tests.agent.planting import plant
@@ -37,6 +38,10 @@ class Clients:
 
     def get(self, service: str) -> Any:
         return self._clients[service]
+
+
+def _no_session() -> SessionCredentials:
+    raise AssertionError("these programs request no credentials")
 
 
 class Attempt:
@@ -74,6 +79,7 @@ class Attempt:
             mask=SecretMask(),
             follow=lambda _path: None,
             earlier=NodeProgress(),
+            session_of_trainer=_no_session,
         )
         self.shut_down: list[bool] = []
         self.thread = threading.Thread(target=self._run)
