@@ -132,11 +132,14 @@ def start_theirs(testbed: Testbed, machine: str) -> int:
 
 
 def test_the_folder_of_a_foreign_process_is_saved_when_its_machine_is_reclaimed(
-    testbed: Testbed, runctl: Program, new_name
+    testbed: Testbed, runctl: Program, new_name, foreign_spot_machine
 ):
-    machine = runctl(
-        "aws", "create", "--spot", "--instance-type", "m5.large", "--output", "instance-id"
-    ).strip()
+    machine, role = foreign_spot_machine
+    testbed.clients.get("iam").attach_role_policy(
+        RoleName=role, PolicyArn=testbed.deployment.instance_policy
+    )
+    registered = testbed.existing_instances.is_registered
+    wait_for(lambda: registered(machine), "the registration with SSM")
     pid = start_theirs(testbed, machine)
     bucket, prefix = testbed.deployment.bucket, f"runs/{new_name()}/theirs"
 
@@ -145,6 +148,23 @@ def test_the_folder_of_a_foreign_process_is_saved_when_its_machine_is_reclaimed(
         f"s3://{bucket}/elsewhere/", code=3,
     )  # fmt: skip
     assert "lacks s3:PutObject" in refused
+    # Another policy than that of the deployment.
+    assert "attach-role-policy" not in refused
+    # As the owner of a machine does for its role.
+    monitors = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"],
+                "Resource": f"arn:aws:s3:::{bucket}/{prefix}/*",
+            },
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"},
+        ],
+    }
+    testbed.clients.get("iam").put_role_policy(
+        RoleName=role, PolicyName="monitors", PolicyDocument=json.dumps(monitors)
+    )
 
     told = json.loads(
         runctl(
@@ -178,9 +198,21 @@ def saved(testbed: Testbed, prefix: str) -> dict | None:
 
 @pytest.fixture
 def foreign_machine(testbed: Testbed, new_name):
-    """A foreign machine: without our user data, tags and policy, but with an SSM agent."""
+    machine, role = launch_foreign(testbed, new_name(), market="on-demand")
+    yield machine, role
+    testbed.clients.get("ec2").terminate_instances(InstanceIds=[machine])
+
+
+@pytest.fixture
+def foreign_spot_machine(testbed: Testbed, new_name):
+    machine, role = launch_foreign(testbed, new_name(), market="spot")
+    yield machine, role
+    testbed.clients.get("ec2").terminate_instances(InstanceIds=[machine])
+
+
+def launch_foreign(testbed: Testbed, name: str, *, market: str) -> tuple[str, str]:
+    """Launch a machine without our user data, tags and policy; return it and its role."""
     get = testbed.clients.get
-    name = new_name()
     trust = {
         "Version": "2012-10-17",
         "Statement": [
@@ -226,12 +258,11 @@ def foreign_machine(testbed: Testbed, new_name):
         ],
         TargetCapacitySpecification={
             "TotalTargetCapacity": 1,
-            "DefaultTargetCapacityType": "on-demand",
+            "DefaultTargetCapacityType": market,
         },
     )
     (machine,) = fleet["Instances"][0]["InstanceIds"]
-    yield machine, name
-    ec2.terminate_instances(InstanceIds=[machine])
+    return machine, name
 
 
 def test_a_foreign_machine_is_refused_until_its_role_suffices_and_outlives_its_run(

@@ -9,8 +9,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from runctl.aws.clients import Clients, Connection
 from runctl.aws.credentials_function import CredentialsFunction, Issued, Over, Refused
 from runctl.aws.instance_access import credentials_function
+from runctl.aws.instance_identity import InstanceRole
 from runctl.model import identity
 from runctl.model.node import NodeId
 from tests.e2e.sleeping import start_sleeper
@@ -196,3 +198,15 @@ def test_a_trainer_that_wants_no_credentials_gets_none_through_its_agent(
     answer = Intruder(testbed, runs[0], monkeypatch).function.ask("trainer")
     assert isinstance(answer, Refused)
     assert "--credentials run" in answer.reason
+
+
+def test_the_role_of_an_instance_itself_reaches_no_run(testbed: Testbed, runs, monkeypatch) -> None:
+    intruder = Intruder(testbed, runs[0], monkeypatch)
+    clients = Clients(Connection(region="us-east-1", credentials=InstanceRole()))
+    bucket, table = testbed.deployment.bucket, testbed.deployment.table
+    key = {name: {"S": value} for name, value in identity.run_key(intruder.run_id).items()}
+    s3, items = clients.get("s3"), clients.get("dynamodb")
+    prefix = identity.run_prefix(intruder.run_id)
+    assert refusal(items.get_item, TableName=table, Key=key) in DENIED
+    assert refusal(s3.list_objects_v2, Bucket=bucket, Prefix=prefix) in DENIED
+    assert refusal(s3.put_object, Bucket=bucket, Key=f"{prefix}planted", Body=b"") in DENIED

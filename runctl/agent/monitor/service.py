@@ -59,7 +59,8 @@ def _find(environ: Mapping[str, str]) -> int:
     except RunctlError as exc:
         print(
             f"the role of this instance lacks s3:PutObject on {environ['MONITOR_URI']}, or the "
-            f"bucket does not exist: {exc}",
+            f"bucket does not exist: {exc}; grant it s3:PutObject, s3:GetObject and "
+            "s3:DeleteObject there, and s3:ListBucket on the bucket",
             file=sys.stderr,
         )
         return 1
