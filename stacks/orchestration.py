@@ -19,6 +19,7 @@ from stacks.capabilities.base import Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
 from stacks.constructs.workflow import MapFiles, Workflow
+from stacks.fault_injection import fault_injection_role
 from stacks.run_roles import RunRoles
 from stacks.secret_access import accept_prefixes
 from stacks.settings import Settings
@@ -398,6 +399,7 @@ class OrchestrationStack(Stack):
     def _describe_deployment(self, storage: StorageStack, compute: ComputeStack) -> None:
         """Create the parameter that describes the deployment to the command line."""
         settings = self._settings
+        role = fault_injection_role(self, settings)
         document = {
             "name": settings.name,
             "version": settings.version,
@@ -426,6 +428,7 @@ class OrchestrationStack(Stack):
             "dead_letters": self._dead_letters.queue_url,
             "image_repository": storage.images.repository_uri,
             "environment_days": settings.environment_days,
+            "fault_injection_role": role.role_arn,
             "limits": {
                 "instance_types": list(settings.limits.instance_types),
                 "max_instances": settings.limits.max_instances,

@@ -37,8 +37,8 @@ class Deployment:
     `root_volumes` describes their root volumes. `gang_templates` are those for nodes that train
     together, by kind of machine, with `_efa` for an Elastic Fabric Adapter, and `placement_groups`
     the cluster placement groups by zone. `limits` are those that its owner has set.
-    `instance_role`, `run_role` and `trainer_role` are ARNs, and `endpoint` is that of all services
-    if it is not AWS.
+    `instance_role`, `run_role`, `trainer_role` and `fault_injection_role` are ARNs, and `endpoint`
+    is that of all services if it is not AWS.
     """
 
     version: str = ""
@@ -75,6 +75,7 @@ class Deployment:
     instance_role: str = ""
     run_role: str = ""
     trainer_role: str = ""
+    fault_injection_role: str = ""
     endpoint: str = ""
     name: str = DEFAULT_DEPLOYMENT
 

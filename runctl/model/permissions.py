@@ -38,6 +38,7 @@ class Required:
 
 _EC2 = "arn:aws:ec2:{region}:{account}"
 _SSM = "arn:aws:ssm:{region}:{account}"
+_FIS = "arn:aws:fis:{region}:{account}"
 _REPOSITORY = "arn:aws:ecr:{region}:{account}:repository/{repository}"
 # list_amazonelasticcontainerregistry.html: these are checked on the repository
 _ON_REPOSITORIES = (
@@ -236,5 +237,33 @@ REQUIRED: Mapping[tuple[str, str], tuple[Required, ...]] = {
         Required("events:PutTargets", ("{rule}",)),
         Required("events:PutRule", ("{rule}",)),
         Required("events:DescribeRule", ("{rule}",)),
+    ),
+    # fis-actions-reference.html: what the action needs of the experiment's role
+    ("fis", "aws:ec2:send-spot-instance-interruptions"): (
+        Required("ec2:DescribeInstances"),
+        Required("ec2:SendSpotInstanceInterruptions", (f"{_EC2}:instance/{{instance}}",)),
+    ),
+    # list_awsfaultinjectionservice.html; security_iam_id-based-policy-examples.html: the role
+    ("fis", "CreateExperimentTemplate"): (
+        Required(
+            "fis:CreateExperimentTemplate",
+            (f"{_FIS}:action/{{fault}}", f"{_FIS}:experiment-template/*"),
+        ),
+        Required("iam:PassRole", ("{role}",), {"iam:PassedToService": "fis.amazonaws.com"}),
+    ),
+    ("fis", "GetExperimentTemplate"): (
+        Required("fis:GetExperimentTemplate", (f"{_FIS}:experiment-template/{{template}}",)),
+    ),
+    ("fis", "DeleteExperimentTemplate"): (
+        Required("fis:DeleteExperimentTemplate", (f"{_FIS}:experiment-template/{{template}}",)),
+    ),
+    ("fis", "StartExperiment"): (
+        Required(
+            "fis:StartExperiment",
+            (f"{_FIS}:experiment-template/{{template}}", f"{_FIS}:experiment/*"),
+        ),
+    ),
+    ("fis", "GetExperiment"): (
+        Required("fis:GetExperiment", (f"{_FIS}:experiment/{{experiment}}",)),
     ),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runctl.model.identity import RUN_TAG
 from runctl.model.permissions import REQUIRED, Required
 
 _OBJECT = "arn:aws:s3:::{bucket}/"
@@ -336,6 +337,14 @@ ROLE_CALLS: Mapping[str, Calls] = {
     "sessions of runs": _SESSION,
     "sessions of trainers": _TRAINER,
     "image builds": _BUILDS,
+    "fault injection": (
+        *_DESCRIBE,
+        *_on(
+            (f"{_EC2}:instance/{{instance}}",),
+            "ec2:SendSpotInstanceInterruptions",
+            **{f"aws__ResourceTag/{RUN_TAG}": "verify-1"},
+        ),
+    ),
 }
 
 # What CloudFormation calls the roles that are not those of functions, without the hash at the end.
@@ -347,6 +356,7 @@ _LOGICAL_NAMES: Mapping[str, str] = {
     "sessions of runs": "RunRolesRunRole",
     "sessions of trainers": "RunRolesTrainerRole",
     "image builds": "ImagesRole",
+    "fault injection": "FaultInjectionRole",
     # The state machine has the construct's id Train.
     "train": "TrainFunctionRole",
 }

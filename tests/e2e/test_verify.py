@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 SPOT_STANDARD = "L-34B43A08"
 
 
-def verify(testbed: Testbed, *, keys: dict[str, str] | None = None, code: int) -> dict[str, Any]:
+def verify(
+    testbed: Testbed, *options: str, keys: dict[str, str] | None = None, code: int
+) -> dict[str, Any]:
     """Run the command on the local cloud, or with the keys of a role; return its document."""
     words = [sys.executable, "-m", "runctl.cli.main", *([] if keys else ["--local"]), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -29,12 +32,13 @@ def verify(testbed: Testbed, *, keys: dict[str, str] | None = None, code: int) -
     else:
         environment["RUNCTL_LOCAL_HOME"] = str(testbed.endpoint.home)
     done = subprocess.run(
-        [*words, "verify"],
+        [*words, "verify", *options],
         env=environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=400,
     )
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     document: dict[str, Any] = json.loads(done.stdout)
@@ -212,6 +216,112 @@ def test_it_changes_nothing(testbed: Testbed) -> None:
     assert {
         action for action in wet if not action.startswith(("Describe", "Get", "Simulate"))
     } == set()
+
+
+def steps(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(step["step"], step["state"]) for step in document["run"]["steps"]]
+
+
+def templates(testbed: Testbed) -> tuple[int, int]:
+    """Return how many experiment templates were made, and how many were deleted."""
+    calls = [call for call in testbed.cloud.calls() if call["outcome"] == "ok"]
+    made = sum(call["action"] == "CreateExperimentTemplate" for call in calls)
+    return made, sum(call["action"] == "DeleteExperimentTemplate" for call in calls)
+
+
+def test_a_run_is_interrupted_by_fis_and_completes(testbed: Testbed) -> None:
+    before = templates(testbed)
+    document = verify(testbed, "--run", "--yes", code=0)
+    assert steps(document) == [
+        (name, "passed")
+        for name in (
+            "started", "running", "checkpoint", "interrupted", "notice", "checkpoint", "resumed",
+            "completed",
+        )
+    ]  # fmt: skip
+    run_id = document["run"]["run_id"]
+    first, *_, last = testbed.attempts(run_id)
+    assert first.noticed_at is not None
+    assert (last.resume_step or 0) > 0
+    assert document["run"]["cost_usd"] > 0
+    assert document["run"]["machine_seconds"] > 0
+    assert templates(testbed) == (before[0] + 1, before[1] + 1)
+    # The role for FIS did what the list of role's calls says, and nothing else.
+    assert "ec2:SendSpotInstanceInterruptions" in used_actions(testbed)["fault injection"]
+
+
+def test_without_permission_for_fis_the_run_is_stopped(testbed: Testbed) -> None:
+    denial = {"Effect": "Deny", "Action": "fis:CreateExperimentTemplate", "Resource": "*"}
+    keys = session(testbed, ANYTHING, denial)
+    document = verify(testbed, "--run", "--yes", keys=keys, code=3)
+    assert steps(document)[-1] == ("failed", "failed")
+    last = document["run"]["steps"][-1]
+    assert "fis:CreateExperimentTemplate" in last["detail"]
+    assert "iam:PassRole" in last["remedy"]
+    assert testbed.wait_for_end(document["run"]["run_id"]).status == "ABORTED"
+
+
+def test_a_role_that_fis_may_not_use_fails_the_run_and_leaves_no_template(
+    testbed: Testbed,
+) -> None:
+    iam, role = testbed.clients.get("iam"), stack_roles(testbed)["fault injection"]
+    (name,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+    policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    keys = session(
+        testbed,
+        ANYTHING,
+        {"Effect": "Deny", "Action": "iam:SimulatePrincipalPolicy", "Resource": "*"},
+    )
+    less = {**policy, "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+    before = templates(testbed)
+
+    def put(document: dict[str, Any]) -> None:
+        text = json.dumps(document)
+        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=text)
+
+    with restored(lambda: put(policy)):
+        put(less)
+        document = verify(testbed, "--run", "--yes", keys=keys, code=1)
+    last = document["run"]["steps"][-1]
+    assert last["state"] == "failed"
+    assert "is not authorized to perform: ec2:" in last["detail"]
+    assert templates(testbed) == (before[0] + 1, before[1] + 1)
+    assert testbed.wait_for_end(document["run"]["run_id"]).status == "ABORTED"
+
+
+def test_ctrl_c_stops_the_run_and_says_what_remains(testbed: Testbed) -> None:
+    # Ctrl-C works even if the tests run in a shell's background, where it is ignored.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from runctl.cli import main; main.main()"
+    )
+    words = [sys.executable, "-c", program, "--local", "verify", "--run", "--yes"]
+    environment = {**os.environ, "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home)}
+    with subprocess.Popen(
+        words,
+        env=environment | {"PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        started = next(line for line in running.stderr if line.startswith("started: "))
+        run_id = started.removeprefix("started: ").strip()
+        running.send_signal(signal.SIGINT)
+        said = " ".join(running.stderr.read().split())
+    assert running.returncode == 130
+    assert f"{run_id} is stopped" in said
+    assert f"`runctl forget {run_id}`" in said
+    assert testbed.wait_for_end(run_id).status == "ABORTED"
+
+
+def test_nothing_is_run_if_a_check_has_failed(testbed: Testbed) -> None:
+    testbed.cloud.set_knobs(vcpu_quotas={SPOT_STANDARD: 0})
+    before = len(testbed.cloud.instances())
+    document = verify(testbed, "--run", "--yes", code=1)
+    assert document["run"] is None
+    assert len(testbed.cloud.instances()) == before
 
 
 def test_the_list_has_every_action_that_roles_used(testbed: Testbed, new_name: Any) -> None:

@@ -1,14 +1,15 @@
-"""`runctl verify`: check that a deployment can do its work in this account, at no cost."""
+"""`runctl verify`: check that a deployment can do its work in this account."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from runctl.aws.deployed_account import AwsDeployedAccount
+from runctl.cli.commands.verify_run import check_before, confirm, run_and_interrupt
 from runctl.cli.exit_codes import REFUSED, RUN_FAILED, UNKNOWN
 from runctl.cli.invocation import Invocation
 from runctl.control.verification.installed import Installed
@@ -18,18 +19,55 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runctl.aws.deployment import Deployment
+    from runctl.cli.commands.verify_run import VerifiedRun
     from runctl.control.verification.verify import Verified
 
 
-def verify(invocation: Invocation) -> None:
-    """Check a deployment at no cost: permissions, states, launches, quotas and routes."""
+def verify(
+    invocation: Invocation,
+    run: Annotated[
+        bool,
+        typer.Option(
+            "--run",
+            help="If no check fails: run one small job on spot, have AWS FIS interrupt it, follow "
+            "it until it is completed, and print what it cost.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --run: do not ask before it starts.")
+    ] = False,
+) -> None:
+    """Check a deployment at no cost: permissions, states, launches, quotas and routes.
+
+    With --run, a small job is run and interrupted as well, which usually costs less than a cent.
+    """
     cloud = invocation.cloud
+    if run:
+        check_before(cloud, yes=yes)
     installed = _installed(cloud.deployment)
     account = AwsDeployedAccount(cloud.clients, installed.name)
     with invocation.output.spinner("verifying the deployment") as update:
         results = Verification(account, installed, cloud.clock.now()).run(update)
     counts = Counter(result.state for result in results)
-    invocation.output.result(_document(results, counts), *_page(results, counts))
+    document, page = _document(results, counts), _page(results, counts)
+    proof = None
+    if run and counts[State.FAILED]:
+        page.append("nothing was run: mend first what has failed")
+        document["run"] = None
+    elif run:
+        if not yes:
+            confirm(cloud)
+        proof = run_and_interrupt(cloud, invocation.output)
+        document["run"] = proof.as_document()
+        page += ["", *proof.page()]
+    invocation.output.result(document, *page)
+    _exit(counts, proof)
+
+
+def _exit(counts: Counter[State], run: VerifiedRun | None) -> None:
+    """Exit with the code of what was found."""
+    if run is not None and not run.passed:
+        raise typer.Exit(REFUSED if run.was_refused else RUN_FAILED)
     if counts[State.FAILED]:
         raise typer.Exit(RUN_FAILED)
     if not counts[State.PASSED]:

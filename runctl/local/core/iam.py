@@ -236,8 +236,18 @@ def caller_arn(access_key: str) -> str:
     return str(found["userArn"]) if found else f"arn:aws:iam::{records.account_id()}:root"
 
 
-def denied_to_service(role: str, service: str) -> str | None:
-    """Return why a service may not act as a role, by the role's trust policy; None if it may."""
+def _as_evaluated(conditions: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return condition keys as the evaluator looks them up: their case does not matter."""
+    return {key.lower(): value for key, value in (conditions or {}).items()}
+
+
+def denied_to_service(
+    role: str, service: str, conditions: Mapping[str, str] | None = None
+) -> str | None:
+    """Return why a service may not act as a role, by the role's trust policy; None if it may.
+
+    `conditions` are the condition keys that the service sets.
+    """
     if not is_enforced():
         return None
     context = iam_evaluator.EvalContext(
@@ -247,6 +257,7 @@ def denied_to_service(role: str, service: str) -> str | None:
         action="sts:AssumeRole",
         resource_arn=role,
         region=records.region(),
+        service_context=_as_evaluated(conditions),
     )
     trusted = records.trust_policy(role.rpartition("/")[2])
     statements = [{**statement, "Resource": "*"} for statement in trusted]
@@ -277,7 +288,7 @@ def denied_to_role(
         action=action,
         resource_arn=resource,
         region=records.region(),
-        service_context=dict(conditions or {}),
+        service_context=_as_evaluated(conditions),
     )
     if iam_evaluator.evaluate(context, policies).decision == "Allow":
         return None
@@ -285,11 +296,18 @@ def denied_to_role(
 
 
 def refusal_of_role(
-    role: str, service: str, call: str, facts: Mapping[str, list[str]]
+    role: str,
+    service: str,
+    call: str,
+    facts: Mapping[str, list[str]],
+    tags: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Return why a service that acts as a role may not make a call; None if it may."""
+    """Return why a service that acts as a role may not make a call; None if it may.
+
+    `tags` are the condition keys of what the call is about.
+    """
     for required in REQUIRED[service, call]:
-        conditions = {
+        conditions = dict(tags or {}) | {
             key: value.format(**{name: values[0] for name, values in facts.items()})
             for key, value in required.conditions.items()
         }

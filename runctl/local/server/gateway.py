@@ -37,6 +37,7 @@ from runctl.local.core.keys import ADMIN_PATH
 from runctl.local.core.knobs import Setup
 from runctl.local.core.market import Market
 from runctl.local.core.protocol import ApiError
+from runctl.local.ec2 import experiments
 from runctl.local.ec2 import provisioning as ec2_provisioning
 from runctl.local.ec2.api import Ec2
 from runctl.local.ec2.fleets import Fleets
@@ -63,7 +64,7 @@ from runctl.local.stepfunctions import workflows
 
 logger = logging.getLogger(__name__)
 
-_ANSWERED = frozenset({"ec2", "ssm", "servicequotas", "ecr", "iam"})
+_ANSWERED = frozenset({"ec2", "ssm", "servicequotas", "ecr", "iam", "fis"})
 _CREDENTIAL = re.compile(r"Credential=([^/]*)/[^/]*/([^/]*)/([^/]*)/aws4_request")
 
 
@@ -110,6 +111,7 @@ class Gateway:
         ec2: Ec2,
         ssm: Ssm,
         quotas: Quotas,
+        fis: experiments.Experiments,
         ecr: RegistryService,
         admin: Admin,
         instances: Instances,
@@ -117,7 +119,7 @@ class Gateway:
         calls: Journal,
     ) -> None:
         self._ec2, self._ssm, self._quotas, self._admin = ec2, ssm, quotas, admin
-        self._ecr, self._builds = ecr, builds
+        self._ecr, self._builds, self._fis = ecr, builds, fis
         self._instances, self._calls = instances, calls
         self.ready = asyncio.Event()
 
@@ -229,6 +231,8 @@ class Gateway:
             return {"body": simulation.simulate(request, gate)}
         if call.service == "servicequotas":
             return dict(self._quotas.answer(call.action, request, gate))
+        if call.service == "fis":
+            return self._fis.answer(call.action, request, gate)
         if call.service == "ecr":
             # In a thread, since it waits for the registry.
             answer = partial(self._ecr.api.answer, access_key=call.access_key)
@@ -249,12 +253,16 @@ class Gateway:
             call.request = protocol.form(call.body)
             call.action = call.request.get("Action", "?")
             return call.action == simulation.ACTION
-        call.action = call.headers.get("x-amz-target", "?").rpartition(".")[2]
+        named: dict[str, str] = {}
+        if call.service == "fis":
+            call.action, named = experiments.read_call(call.scope["method"], call.scope["path"])
+        else:
+            call.action = call.headers.get("x-amz-target", "?").rpartition(".")[2]
         try:
-            call.request = json.loads(call.body or b"{}")
+            call.request = json.loads(call.body or b"{}") | named
         except json.JSONDecodeError as exc:
             raise ApiError("SerializationException", str(exc)) from exc
-        if call.service == "servicequotas":
+        if call.service in {"servicequotas", "fis"}:
             return True
         if call.service == "ecr":
             limits.check("ecr", call.action, call.request)
@@ -328,6 +336,7 @@ def build(home: Path, *, url: str, account: str, region: str, setup: Setup) -> G
         ec2=ec2,
         ssm=ssm,
         quotas=quotas,
+        fis=experiments.Experiments(instances),
         ecr=ecr,
         admin=admin,
         instances=instances,
