@@ -3,11 +3,22 @@
 import errno
 import os
 import stat
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+def flags_of(*names: str) -> int:
+    """Return the flags of `os.open` with these names, without those that this system lacks.
+
+    The command line imports this module on Windows too, where it opens nothing with them.
+    """
+    return reduce(or_, (int(getattr(os, name, 0)) for name in names))
+
+
+FOLDER_FLAGS = flags_of("O_RDONLY", "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
 # Without O_NONBLOCK, opening would block if a pipe had replaced the file.
-FILE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILE_FLAGS = flags_of("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC")
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # As many links as Linux follows in one path.
 MAX_LINKS = 40

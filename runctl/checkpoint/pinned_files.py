@@ -4,11 +4,11 @@ import errno
 import os
 from pathlib import Path
 
-from runctl.beneath.paths import open_file
+from runctl.beneath.paths import flags_of, open_file
 from runctl.checkpoint.folder_state import FileState
 
 COPIED_BYTES = 1024 * 1024
-COPY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+COPY_FLAGS = flags_of("O_WRONLY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
 
 
 def pin_name(file_state: FileState) -> str:

@@ -127,6 +127,7 @@ BAD = [
     ("auto_resume", "yes", "is not a boolean; use true or false"),
     ("auto_resume", 1, "is not a boolean; use true or false"),
     ("fresh_environment", "yes", "is not a boolean; use true or false"),
+    ("root", "yes", "is not a boolean; use true or false"),
     ("max_attempts", 0, "whole number from 1 to 1000"),
     ("max_attempts", 1001, "whole number"),
     ("max_attempts", True, "whole number"),
