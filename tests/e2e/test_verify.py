@@ -289,31 +289,53 @@ def test_a_role_that_fis_may_not_use_fails_the_run_and_leaves_no_template(
     assert testbed.wait_for_end(document["run"]["run_id"]).status == "ABORTED"
 
 
-def test_ctrl_c_stops_the_run_and_says_what_remains(testbed: Testbed) -> None:
+@contextlib.contextmanager
+def started(testbed: Testbed) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Start the command, and yield it once its run has started, with the run's name."""
     # Ctrl-C works even if the tests run in a shell's background, where it is ignored.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from runctl.cli import main; main.main()"
     )
-    words = [sys.executable, "-c", program, "--local", "verify", "--run", "--yes"]
+    words = [sys.executable, "-c", program, "--local", "--json", "verify", "--run", "--yes"]
     environment = {**os.environ, "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home)}
     with subprocess.Popen(
         words,
         env=environment | {"PYTHONPATH": str(PROJECT)},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
         assert running.stderr is not None
-        started = next(line for line in running.stderr if line.startswith("started: "))
-        run_id = started.removeprefix("started: ").strip()
+        line = next(line for line in running.stderr if line.startswith("started: "))
+        yield running, line.removeprefix("started: ").strip()
+
+
+def test_ctrl_c_stops_the_run_and_says_what_remains(testbed: Testbed) -> None:
+    with started(testbed) as (running, run_id):
         running.send_signal(signal.SIGINT)
-        said = " ".join(running.stderr.read().split())
+        assert running.stderr is not None
+        # What was read ahead of the line is in the stream, where communicate() does not look.
+        said = running.stderr.read()
     assert running.returncode == 130
-    assert f"{run_id} is stopped" in said
-    assert f"`runctl forget {run_id}`" in said
+    assert f"{run_id} is stopped" in " ".join(said.split())
+    assert f"`runctl forget {run_id}`" in " ".join(said.split())
     assert testbed.wait_for_end(run_id).status == "ABORTED"
+
+
+def test_a_run_that_ends_otherwise_is_a_failure_with_the_reason(testbed: Testbed) -> None:
+    before = templates(testbed)
+    with started(testbed) as (running, run_id):
+        arn = testbed.workflow.execution_arn(run_id)
+        testbed.workflow.stop_run(arn, cause="somebody stopped it")
+        printed, _ = running.communicate(timeout=120)
+    assert running.returncode == 1
+    last = json.loads(printed)["run"]["steps"][-1]
+    assert (last["step"], last["state"]) == ("failed", "failed")
+    assert "it ended before it could" in last["detail"]
+    assert f"runctl logs {run_id}" in last["remedy"]
+    assert templates(testbed) == before
 
 
 def test_nothing_is_run_if_a_check_has_failed(testbed: Testbed) -> None:

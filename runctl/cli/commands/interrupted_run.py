@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from runctl.model.errors import RefusedError, RunctlError, TransientError
+from runctl.model.errors import NotFoundError, RefusedError, RunctlError, TransientError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import Pool
 from runctl.report.wording import format_duration
@@ -182,6 +182,8 @@ class FollowedRun:
             self._cloud.workflow.stop_run(
                 self._execution_arn, cause="stopped by `runctl verify --run`"
             )
+        except NotFoundError:
+            return f"{run_id} has not started"
         except RunctlError as exc:
             return f"{run_id} could not be stopped: {exc}; run `runctl stop {run_id}`"
         return (

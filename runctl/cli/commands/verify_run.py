@@ -170,7 +170,7 @@ def _run_and_interrupt(
     cloud: Cloud, update: Callable[[str], None], note: Callable[[str], None]
 ) -> VerifiedRun:
     result = VerifiedRun(name_run(SCRIPT, now=cloud.clock.now()))
-    execution_arn = _start(cloud, result.run_id)
+    execution_arn = cloud.workflow.execution_arn(result.run_id)
     followed = FollowedRun(cloud, result.run_id, execution_arn)
     faults = FaultInjection(cloud.clients.get("fis"), time.sleep)
 
@@ -178,10 +178,15 @@ def _run_and_interrupt(
         result.steps.append(Step(name, detail))
         update(f"{name}: {detail}")
 
-    report("started", result.run_id)
     try:
+        _start(cloud, result.run_id)
+        report("started", result.run_id)
         interrupt_and_follow(followed, faults, report, steps=_STEPS)
     except RunctlError as exc:
+        if not result.steps:
+            # Its start may have been carried out, although the answer was lost.
+            note(followed.stop())
+            raise
         result.was_refused = isinstance(exc, RefusedError)
         result.steps.append(_failed(exc, result.run_id))
         note(followed.stop())
@@ -201,7 +206,7 @@ def _failed(error: RunctlError, run_id: str) -> Step:
     return Step("failed", str(error), is_done=False, remedy=remedy)
 
 
-def _start(cloud: Cloud, run_id: str) -> str:
+def _start(cloud: Cloud, run_id: str) -> None:
     with tempfile.TemporaryDirectory(prefix="runctl-") as scratch:
         folder = Path(scratch) / "project"
         folder.mkdir()
@@ -219,7 +224,7 @@ def _start(cloud: Cloud, run_id: str) -> str:
         "max_attempts": _MAX_ATTEMPTS,
         "deadline": deadline.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    return cloud.workflow.start_run(run_id, request)
+    cloud.workflow.start_run(run_id, request)
 
 
 def _add_cost(cloud: Cloud, result: VerifiedRun) -> None:
