@@ -1,8 +1,8 @@
 """The roles whose sessions runs get: each session is limited to one run by its tags.
 
-Only the function that issues credentials may assume them. It sets the tags `RunId`, `Group` and
-`Followed`, which the policy refers to, `Attempt` for CloudTrail, and a session policy that takes
-away what other requests name. A statement about a tag that a session does not have permits nothing.
+Only the function that issues credentials may assume them. It sets the tags `RunId`, `Attempt`,
+`Group` and `Followed`, which the policy refers to, and a session policy that takes away what other
+requests name. A statement about a tag that a session does not have permits nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stacks.storage import StorageStack
 
 # The prefixes of the deployment's bucket that agents read, where their session policies permit it.
 READ = ("code", "environments", "inputs", "outputs", "runs")
-RUN = "${aws:PrincipalTag/RunId}"
+RUN, ATTEMPT = "${aws:PrincipalTag/RunId}", "${aws:PrincipalTag/Attempt}"
 GROUP, FOLLOWED = "${aws:PrincipalTag/Group}", "${aws:PrincipalTag/Followed}"
 # What agents may name in an update of the items of their run. What decides about permissions is not
 # among it: the request, the group, the execution, and the end of run and attempt.
@@ -79,7 +79,7 @@ def _run_role(
     for statement in (
         *_objects(settings, storage),
         *_items(storage),
-        # Only sessions of the run can read its tokens, and no other token is accepted.
+        # Only sessions of the attempt can read its token, and no other token is accepted.
         allow(
             ["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
             [settings.state_machine_arn],
@@ -147,6 +147,8 @@ def _items(storage: StorageStack) -> list[iam.PolicyStatement]:
 
     return [
         of("ReadRun", ["GetItem", "Query"], f"RUN#{RUN}"),
+        # Written by functions only: an earlier attempt must not report for a later one.
+        of("ReadToken", ["GetItem"], f"TOKEN#{RUN}#{ATTEMPT}"),
         of("WriteRun", ["UpdateItem"], f"RUN#{RUN}", WRITABLE_ATTRIBUTES),
         of("WaitForGroup", ["GetItem", "UpdateItem"], f"WARM#{GROUP}"),
         of("FollowRun", ["GetItem"], f"RUN#{FOLLOWED}"),

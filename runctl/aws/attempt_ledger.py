@@ -31,6 +31,15 @@ class AttemptLedger(CheckpointLedger):
         found = self._read_attempts("#sk BETWEEN :sk AND :end", **key, end=f"{key['sk']}#~")
         return found[0] if found else None
 
+    def find_token(self, run_id: str, number: int) -> str | None:
+        """Return the newest task token of the attempt, or None while it has none."""
+        # An earlier version stores it with the attempt, from which this one removes it.
+        for key in (identity.attempt_key(run_id, number), identity.token_key(run_id, number)):
+            item = self._table.get(key)
+            if item is not None and item.get("token"):
+                return str(item["token"])
+        return None
+
     def open_attempt(
         self,
         run_id: str,
@@ -75,7 +84,10 @@ class AttemptLedger(CheckpointLedger):
     def record_token(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:
-        """Give the attempt its task token and move the run's fence to it, both or neither."""
+        """Give the attempt its task token and move the run's fence to it, both or neither.
+
+        The token is an item of its own, so that only sessions of this attempt can read it.
+        """
         self._table.transact(
             update_of(
                 identity.run_key(run_id),
@@ -86,14 +98,20 @@ class AttemptLedger(CheckpointLedger):
             ),
             update_of(
                 identity.attempt_key(run_id, number),
-                update="SET #token = :token, #stage = :running, "
-                "#running_at = if_not_exists(#running_at, :now)",
+                update="SET #has_token = :true, #stage = :running, "
+                "#running_at = if_not_exists(#running_at, :now) REMOVE #token",
                 condition="attribute_exists(#pk) AND attribute_not_exists(#ended)",
                 values={
-                    "token": token,
+                    "true": True,
                     "running": AttemptStage.RUNNING.value,
                     "now": text_of(now),
                 },
+            ),
+            update_of(
+                identity.token_key(run_id, number),
+                update="SET #token = :token",
+                condition="",
+                values={"token": token},
             ),
         )
         run = self._run(run_id)

@@ -213,7 +213,7 @@ def _read_attempt(item: Mapping[str, Any], node_items: Sequence[Mapping[str, Any
         stage=_stage(item),
         launch_try=whole_number_of(item, "launch_try") or 1,
         source=_source(item),
-        token=item.get("token", ""),
+        has_token=_has_token(item),
         launched_at=instant_of(item, "launched_at"),
         running_at=either_of(item, "running_at", OLD_RUNNING_AT, min),
         ended_at=instant_of(item, "ended_at"),
@@ -371,6 +371,11 @@ def _kept(item: Mapping[str, Any]) -> tuple[KeptNode, ...]:
     return ()
 
 
+def _has_token(item: Mapping[str, Any]) -> bool:
+    # Earlier versions store the token itself with the attempt.
+    return bool(item.get("has_token")) or "token" in item
+
+
 def _stage(item: Mapping[str, Any]) -> AttemptStage:
     """Return the stage; if this version does not know it, derive it from the other attributes."""
     stored = str(item.get("stage"))
@@ -379,6 +384,6 @@ def _stage(item: Mapping[str, Any]) -> AttemptStage:
     except ValueError:
         if "ended" in item:
             return AttemptStage.ENDED
-        if "token" in item:
+        if _has_token(item):
             return AttemptStage.RUNNING
         return AttemptStage.LAUNCHED if item.get("instance_ids") else AttemptStage.LAUNCHING

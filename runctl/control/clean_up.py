@@ -115,7 +115,7 @@ def _end_machines(services: Services, attempts: Sequence[Attempt]) -> tuple[list
             continue
         attempt = at_work(attempts, holder, machine)
         # An existing instance may only be asked; its agent also watches for the end of the run.
-        if (attempt.token or attempt.is_on_existing_instance) and services.commands.send(
+        if (attempt.has_token or attempt.is_on_existing_instance) and services.commands.send(
             machine.instance_id, "stop"
         ):
             asked.append(machine.instance_id)

@@ -29,16 +29,17 @@ def report_unheard(services: Services, attempt: Attempt, outcome: Outcome) -> Re
     an attempt without a token, on which nothing can be reported, is ended in the ledger; then
     LaunchInstances or Train finds that it has ended.
     """
-    if not attempt.token:
+    if not attempt.has_token:
         attempt = services.ledger.end_attempt(
             attempt.run_id, attempt.number, outcome=outcome, now=services.clock.now()
         )
         # Train may have stored its token between our read and our write: then it has not seen the
         # end, and only we can report it.
-        if not attempt.token:
+        if not attempt.has_token:
             return ReportStatus.ENDED
     report = TrainReport(outcome=outcome).as_document()
-    is_accepted = services.workflow.report(attempt.token, report)
+    token = services.ledger.find_token(attempt.run_id, attempt.number)
+    is_accepted = token is not None and services.workflow.report(token, report)
     return ReportStatus.REPORTED if is_accepted else ReportStatus.ALREADY_REPORTED
 
 
@@ -174,7 +175,7 @@ def at_work(attempts: Sequence[Attempt], holder: Attempt, machine: Machine) -> A
     if not holder.kept:
         return holder
     recorded = (attempt for attempt in reversed(attempts) if not is_stray(attempt, machine))
-    return next((attempt for attempt in recorded if attempt.token), holder)
+    return next((attempt for attempt in recorded if attempt.has_token), holder)
 
 
 def _recorded_or_tagged(

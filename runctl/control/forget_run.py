@@ -156,13 +156,15 @@ def _texts(value: Any, beginning: str) -> Iterator[str]:
 
 
 def _items_elsewhere(services: Services, run: Run) -> Iterator[ItemKey]:
-    """Yield the keys of items that name the run: of its executions and of its instances."""
+    """Yield the keys of items that name the run: of its executions, tokens and instances."""
     names = [run.execution, run.run_id]
     names += [identity.continuation_name(run.run_id, at) for at in range(2, run.executions + 1)]
     for name in dict.fromkeys(names):
         if services.ledger.find_run_of_execution(name) == run.run_id:
             yield ItemKey(**identity.execution_key(name))
     for attempt in services.ledger.attempts(run.run_id):
+        if attempt.has_token:
+            yield ItemKey(**identity.token_key(run.run_id, attempt.number))
         for instance_id in attempt.instance_ids:
             owner = services.ledger.find_instance(instance_id)
             if owner is not None and (owner.run_id, owner.attempt) == (run.run_id, attempt.number):

@@ -205,7 +205,7 @@ class Testbed(AwsServices):
         execution = self.workflow.find_execution(self.workflow.execution_arn(run_id))
         lines = [f"run {self.ledger.find_run(run_id)}", f"execution {execution}"]
         for attempt in self.ledger.attempts(run_id):
-            lines.append(f"attempt {attempt}".replace(attempt.token or "no token", "…"))
+            lines.append(f"attempt {attempt}")
             lines += [f"  | {line}" for line in self.log(run_id, attempt.number)[-15:]]
             lines += [f"  # {line}" for line in self.agent_log(run_id, attempt.number)[-15:]]
         return "\n".join(lines)

@@ -23,6 +23,13 @@ class AgentLedger(Protocol):
         """Return the attempt with its nodes, or None."""
         ...
 
+    def find_token(self, run_id: str, number: int) -> str | None:
+        """Return the newest task token of the attempt, or None while it has none.
+
+        Agents may read that of their own attempt only.
+        """
+        ...
+
     def attempts(self, run_id: str) -> list[Attempt]:
         """Return all attempts in the order of their numbers."""
         ...

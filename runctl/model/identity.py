@@ -293,6 +293,15 @@ def attempt_key(run_id: str, attempt: int) -> dict[str, str]:
     return {"pk": f"RUN#{run_id}", "sk": f"{ATTEMPTS}{attempt:04d}"}
 
 
+def token_key(run_id: str, attempt: int) -> dict[str, str]:
+    """Return the key of the item with the task token of an attempt.
+
+    Its partition has nothing else: permissions cannot distinguish items of one partition, and
+    no other attempt may read it.
+    """
+    return {"pk": f"TOKEN#{run_id}#{attempt:04d}", "sk": "TOKEN"}
+
+
 def node_key(run_id: str, attempt: int, rank: int) -> dict[str, str]:
     """Return the key of a node's item; nodes follow their attempt, in the order of their ranks."""
     return {"pk": f"RUN#{run_id}", "sk": f"{attempt_key(run_id, attempt)['sk']}#NODE#{rank:03d}"}

@@ -283,6 +283,7 @@ _SESSION: Calls = (
     *_tagged(
         ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Query", **_RUN_ITEMS
     ),
+    *_tagged(("{table}",), "dynamodb:GetItem", dynamodb__LeadingKeys="TOKEN#verify#0001"),
     *_tagged(
         ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",
         dynamodb__LeadingKeys="WARM#verify",

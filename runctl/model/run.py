@@ -161,9 +161,9 @@ Source = Launched | Existing | Warm
 class Attempt:
     """One try at a run: the aggregate of its nodes, several of them in a gang.
 
-    `token` is the Step Functions task token, whose only home is the ledger. `source` says where its
-    machines come from. `ended` is set once and never changed. `nodes` are in the order of their
-    ranks. What people see of an attempt is what its lead reports.
+    `has_token` says that it was given a Step Functions task token, which the ledger stores apart.
+    `source` says where its machines come from. `ended` is set once and never changed. `nodes` are
+    in the order of their ranks. What people see of an attempt is what its lead reports.
     """
 
     run_id: str
@@ -171,7 +171,7 @@ class Attempt:
     stage: AttemptStage
     launch_try: int = 1
     source: Source = Launched()
-    token: str = ""
+    has_token: bool = False
     launched_at: datetime | None = None
     running_at: datetime | None = None
     ended_at: datetime | None = None

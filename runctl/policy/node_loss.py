@@ -48,7 +48,7 @@ def on_node_loss(
     is_launching = is_gang and attempt.stage is AttemptStage.LAUNCHING
     if is_launching or (is_spare and others):
         return Consequence(drain=(lost,) if loss is Loss.ANNOUNCED else ())
-    is_unreported = is_gang and not attempt.token
+    is_unreported = is_gang and not attempt.has_token
     if loss is Loss.ANNOUNCED:
         drain = (lost,) if is_unreported else (lost, *others)
         return Consequence(drain=drain, ends=True, is_unreported=is_unreported)

@@ -365,18 +365,34 @@ def test_a_launch_for_an_attempt_that_has_ended_is_refused(ledger):
 def test_the_fence_moves_with_the_token(ledger):
     ledger.create_run(a_run())
     attempt = training(ledger)
-    assert (attempt.stage, attempt.token, attempt.running_at) == (
+    assert (attempt.stage, attempt.has_token, attempt.running_at) == (
         AttemptStage.RUNNING,
-        "token",
+        True,
         NOW,
     )
+    assert ledger.find_token("run-1", 1) == "token"
     assert ledger.find_run("run-1").fence == 1
 
 
 def test_a_newer_token_replaces_the_older(ledger):
     ledger.create_run(a_run())
     training(ledger, token="older")
-    assert start(ledger, 1, token="newer").token == "newer"
+    assert start(ledger, 1, token="newer").has_token
+    assert ledger.find_token("run-1", 1) == "newer"
+
+
+def test_a_token_is_found_only_by_its_own_attempt_and_run(ledger):
+    ledger.create_run(a_run())
+    training(ledger, 1, token="first")
+    training(ledger, 2, token="second")
+    assert [ledger.find_token("run-1", number) for number in (1, 2, 3)] == ["first", "second", None]
+    assert ledger.find_token("run-2", 1) is None
+
+
+def test_the_attempts_of_a_run_are_read_without_their_tokens(ledger):
+    ledger.create_run(a_run())
+    training(ledger, token="secret-token")
+    assert "secret-token" not in repr([ledger.find_run("run-1"), *ledger.attempts("run-1")])
 
 
 def test_a_lower_attempt_gets_no_token_after_a_higher_one(ledger):
@@ -392,7 +408,8 @@ def test_an_attempt_that_has_ended_gets_neither_token_nor_fence(ledger):
     launched(ledger)
     ledger.end_attempt("run-1", 1, outcome=LOST, now=NOW)
     attempt = start(ledger, 1)
-    assert (attempt.ended, attempt.token) == (LOST, "")
+    assert (attempt.ended, attempt.has_token) == (LOST, False)
+    assert ledger.find_token("run-1", 1) is None
     assert ledger.find_run("run-1").fence == 0
 
 

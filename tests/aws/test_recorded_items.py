@@ -11,7 +11,7 @@ import pytest
 
 from runctl.aws.attributes import text_of
 from runctl.aws.ledger import DynamoLedger
-from runctl.model.identity import attempt_key, run_key
+from runctl.model.identity import attempt_key, run_key, token_key
 from runctl.model.node import NodeId, NodeProgress, NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import AttemptStage, Existing, Launched, Run, derive_status
@@ -160,7 +160,28 @@ def test_existing_instance_is_assigned_to_a_recorded_attempt(recorded):
 def test_new_token_for_a_recorded_attempt_leaves_its_start(recorded):
     arn = f"{ARN}training"
     held = recorded.ledger.record_token("training", 1, token="new", execution_arn=arn, now=LATER)
-    assert (held.stage, held.token, held.running_at) == (RUNNING, "new", at(3))
+    assert (held.stage, held.has_token, held.running_at) == (RUNNING, True, at(3))
+    assert recorded.ledger.find_token("training", 1) == "new"
+    assert "token" not in recorded.item(attempt_key("training", 1))
+
+
+def test_the_items_of_a_run_have_no_token(recorded):
+    arn = f"{ARN}training"
+    recorded.ledger.record_token("training", 1, token="apart", execution_arn=arn, now=LATER)
+    found = recorded.client.query(
+        TableName=recorded.table,
+        KeyConditionExpression="pk = :pk",
+        ExpressionAttributeValues={":pk": {"S": attempt_key("training", 1)["pk"]}},
+    )["Items"]
+    assert len(found) > 1
+    assert "apart" not in repr(found)
+    assert recorded.item(token_key("training", 1))["token"]["S"] == "apart"
+
+
+def test_the_token_that_another_version_stored_with_its_attempt_is_found(recorded):
+    stored = recorded.item(attempt_key("training", 1))["token"]["S"]
+    assert recorded.attempt("training").has_token
+    assert recorded.ledger.find_token("training", 1) == stored
 
 
 def test_attempt_that_both_versions_start_keeps_the_first_start(recorded):
@@ -168,7 +189,8 @@ def test_attempt_that_both_versions_start_keeps_the_first_start(recorded):
     recorded.ledger.record_token("launched", 1, token="new", execution_arn=arn, now=at(20))
     recorded.train("launched", minute=30)
     held = recorded.attempt("launched")
-    assert (held.stage, held.token, held.running_at) == (RUNNING, "other", at(20))
+    assert (held.stage, held.has_token, held.running_at) == (RUNNING, True, at(20))
+    assert recorded.ledger.find_token("launched", 1) == "other"
 
 
 def test_end_is_announced_once_whichever_version_announced_it(recorded):

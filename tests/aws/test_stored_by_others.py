@@ -195,6 +195,7 @@ def test_fields_of_a_newer_version_are_written_back_even_inside_objects():
     [
         ({}, AttemptStage.RUNNING),
         ({"ended": '{"kind": "evicted"}'}, AttemptStage.ENDED),
+        ({"token": None, "has_token": True}, AttemptStage.RUNNING),
         ({"token": None}, AttemptStage.LAUNCHED),
         ({"token": None, "instance_ids": None}, AttemptStage.LAUNCHING),
     ],

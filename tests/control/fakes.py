@@ -78,6 +78,7 @@ class MemoryLedger:
         self.runs: dict[str, Run] = {}
         self.executions: dict[str, str] = {}
         self.attempt_items: dict[tuple[str, int], Attempt] = {}
+        self.tokens: dict[tuple[str, int], str] = {}
         self.instances: dict[str, NodeId] = {}
         self.pools: dict[Pool, datetime] = {}
         self.commits: list[tuple[str, int, int | None]] = []
@@ -267,6 +268,9 @@ class MemoryLedger:
             )
         return self._attempt(run_id, number)
 
+    def find_token(self, run_id: str, number: int) -> str | None:
+        return self.tokens.get((run_id, number))
+
     def record_token(
         self, run_id: str, number: int, *, token: str, execution_arn: str, now: datetime
     ) -> Attempt:
@@ -281,9 +285,10 @@ class MemoryLedger:
             self.attempt_items[run_id, number] = replace(
                 held,
                 stage=AttemptStage.RUNNING,
-                token=token,
+                has_token=True,
                 running_at=held.running_at or now,
             )
+            self.tokens[run_id, number] = token
             if run.summary is not None:
                 self._summarize(run_id, running=run.summary.running | {number})
         return self.attempt_items[run_id, number]

@@ -26,7 +26,7 @@ def test_the_token_reaches_the_attempt_and_its_task_continues():
     world.workflow.valid.add("token")
     started = train(world, RUN, 1, token="token", execution_arn=ARN)
     assert started["status"] == "started"
-    assert world.ledger.find_attempt(RUN, 1).token == "token"
+    assert world.ledger.find_token(RUN, 1) == "token"
     assert world.workflow.reports == {}
 
 

@@ -403,7 +403,7 @@ class Groups(RuleBasedStateMachine):
         if run.ended or attempt.ended or not_mine or run.fence > agent.node.attempt:
             self.go(agent)
             return
-        if not attempt.token or not attempt.instance_ids:
+        if not attempt.has_token or not attempt.instance_ids:
             return
         outcome = {"kind": "interrupted"} if agent.noticed else ENDS.get(end)
         if outcome is None:
@@ -414,7 +414,8 @@ class Groups(RuleBasedStateMachine):
             )
             held = self.world.groups.offer_warm(offer)
             agent.has_offered = held.stage is not WarmStage.LEFT
-        if not self.world.workflow.report(attempt.token, {"outcome": outcome}):
+        token = ledger.find_token(*agent.node[:2])
+        if not self.world.workflow.report(token, {"outcome": outcome}):
             # A retry of Train may be about to store a newer token, for which agents wait.
             agent.refusals += 1
             if agent.refusals < MAX_REFUSALS:

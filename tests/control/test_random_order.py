@@ -417,6 +417,9 @@ class Training(RuleBasedStateMachine):
         execution.outcome = launch.get("outcome", {})
         execution.state = "train" if launch["launched"] else "confirm"
 
+    def token_of(self, attempt):
+        return self.world.ledger.find_token(attempt.run_id, attempt.number)
+
     def do_train(self, execution, services):
         # Each try of a callback task has its own token, and ends the previous one.
         self.world.workflow.valid.discard(execution.token)
@@ -611,11 +614,13 @@ class Training(RuleBasedStateMachine):
                 if not self.saves.dies(agent.trainer):
                     self.saves.commit(agent.trainer)
                 # Of an ended run too: a redriven execution may wait for it on a newer token.
-                self.world.workflow.report(attempt.token, report_of(agent.trainer, "stopped"))
+                self.world.workflow.report(
+                    self.token_of(attempt), report_of(agent.trainer, "stopped")
+                )
             if not agent.noticed:
                 self.go(agent, "Client.InstanceInitiatedShutdown")
             return
-        if not attempt.token or agent.instance_id not in attempt.instance_ids:
+        if not attempt.has_token or agent.instance_id not in attempt.instance_ids:
             return
         if agent.trainer is None:
             agent.trainer = self.saves.start(agent.attempt)
@@ -625,7 +630,7 @@ class Training(RuleBasedStateMachine):
             if ended:
                 code = {"exit_code": 1} if ended == "failed" else {}
                 report = report_of(trainer, ended, **code)
-                agent.reported = self.world.workflow.report(attempt.token, report)
+                agent.reported = self.world.workflow.report(self.token_of(attempt), report)
             return
         trainer.step += 1
         if not self.saves.commit(trainer):
@@ -637,7 +642,7 @@ class Training(RuleBasedStateMachine):
         if action != "train":
             kind, details = FAILS.get(action, ({"complete": "completed"}.get(action, action), {}))
             report = report_of(trainer, kind, **details)
-            agent.reported = self.world.workflow.report(attempt.token, report)
+            agent.reported = self.world.workflow.report(self.token_of(attempt), report)
 
     @precondition(lambda self: self.live_agents())
     @rule(data=st.data())
@@ -851,7 +856,7 @@ class Training(RuleBasedStateMachine):
             beats = any(
                 agent.alive
                 and agent.attempt == execution.attempt
-                and self.world.ledger.find_attempt(RUN, agent.attempt).token == execution.token
+                and self.world.ledger.find_token(RUN, agent.attempt) == execution.token
                 for agent in self.live_agents()
             )
             if execution in self.waiting() and not beats:

@@ -163,7 +163,7 @@ class Gang(Training):
                 self.go_away(agent, attempt)
         elif attempt.ended is not None or run.fence > attempt.number:
             self.wait_for_the_next_attempt(agent, attempt)
-        elif attempt.token and agent.reported_on != attempt.token:
+        elif attempt.has_token and agent.reported_on != self.token_of(attempt):
             agent.has_worked, agent.reported = True, False
             self.work(agent, attempt, action)
 
@@ -173,7 +173,7 @@ class Gang(Training):
         if agent.trainer and attempt.ended is None:
             if not self.saves.dies(agent.trainer):
                 self.saves.commit(agent.trainer)
-            self.world.workflow.report(attempt.token, report_of(agent.trainer, "stopped"))
+            self.world.workflow.report(self.token_of(attempt), report_of(agent.trainer, "stopped"))
         if not agent.noticed:
             self.go(agent, "Client.InstanceInitiatedShutdown")
 
@@ -220,8 +220,9 @@ class Gang(Training):
             self.send_report(agent, attempt, report_of(trainer, kind, **details))
 
     def send_report(self, agent, attempt, report):
-        if self.world.workflow.report(attempt.token, report):
-            agent.reported, agent.reported_on = True, attempt.token
+        token = self.token_of(attempt)
+        if self.world.workflow.report(token, report):
+            agent.reported, agent.reported_on = True, token
 
     def is_gone(self, node):
         machine = self.world.fleet.machines[node.instance_id]

@@ -98,7 +98,7 @@ class Serving(Training):
             return
         if run.fence > number or run.ended is not None or stop or not_mine:
             self.serving.discard(agent.instance_id)
-            if attempt.token and run.fence <= number:
+            if attempt.has_token and run.fence <= number:
                 self.report(agent, attempt, "stopped")
             if not agent.noticed:
                 self.go(agent, "Client.InstanceInitiatedShutdown")
@@ -111,7 +111,7 @@ class Serving(Training):
             return
         if agent.taken and (agent.instance_id, "drain") in self.world.commands.sent:
             agent.noticed = True
-        if not attempt.token or (action == "train" and not (agent.noticed or agent.leaves)):
+        if not attempt.has_token or (action == "train" and not (agent.noticed or agent.leaves)):
             return
         if agent.noticed and action == "train" and not self.is_ready(number + 1):
             return  # it serves until its deadline
@@ -130,7 +130,7 @@ class Serving(Training):
 
     def report(self, agent, attempt, kind, **details):
         outcome = {"kind": kind, "reason": "", **details}
-        return self.world.workflow.report(attempt.token, {"outcome": outcome})
+        return self.world.workflow.report(self.token_of(attempt), {"outcome": outcome})
 
     def go(self, agent, reason):
         self.serving.discard(agent.instance_id)

@@ -121,14 +121,14 @@ def test_a_redrive_of_the_first_execution_leaves_a_resumed_run_alone(testbed: Te
     )
     assert done.returncode == 0, done.stderr
     wait_for(lambda: testbed.run(run_id).step > saved, "the resumed run to save")
-    before = testbed.attempts(run_id)
+    before = [testbed.ledger.find_token(run_id, number) for number in (1, 2)]
 
     ended = redrive(testbed, run_id)
     assert (ended.status, ended.error) == ("FAILED", "RunEndedError"), testbed.story(run_id)
     run, attempts = testbed.run(run_id), testbed.attempts(run_id)
     assert run.ended is None
     assert run.execution in ended.cause
-    assert [attempt.token for attempt in attempts] == [attempt.token for attempt in before]
+    assert [testbed.ledger.find_token(run_id, number) for number in (1, 2)] == before
     assert len(attempts) == len(testbed.instances(run_id)) == 2
     wait_for(lambda: testbed.run(run_id).step > run.step, "the resumed run to go on")
     stopped = stop(testbed, run_id, execution=run.execution)
@@ -155,10 +155,10 @@ def test_a_redrive_that_overtakes_the_stop_event_continues_the_same_training(
     run_id = new_name()
     train(testbed, run_id)
     arn = testbed.workflow.execution_arn(run_id)
-    token = testbed.attempts(run_id)[0].token
+    token = testbed.ledger.find_token(run_id, 1)
     testbed.workflow.stop_run(arn, cause="by mistake")
     press_redrive(testbed, run_id)
-    wait_for(lambda: testbed.attempts(run_id)[0].token != token, "a new token")
+    wait_for(lambda: testbed.ledger.find_token(run_id, 1) != token, "a new token")
     step = testbed.run(run_id).step
     wait_for(lambda: testbed.run(run_id).step > step, "the training to go on")
     assert testbed.execution(run_id).is_running

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.caller_identity import HEADER
 from runctl.model.outcome import RunStatus
-from tests.e2e.testbed import Testbed
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -122,18 +122,21 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
     def item(key: str, sort: str = "RUN") -> dict[str, Any]:
         return {"TableName": table, "Key": {"pk": {"S": key}, "sk": {"S": sort}}}
 
-    def write(key: str, attribute: str) -> Any:
+    def write(key: str, attribute: str, sort: str = "RUN") -> Any:
         return ledger.update_item(
-            **item(key),
+            **item(key, sort),
             UpdateExpression="SET #a = :v",
             ExpressionAttributeNames={"#a": attribute},
             ExpressionAttributeValues={":v": {"S": "x"}},
         )
 
-    query = {
-        "TableName": table, "KeyConditionExpression": "pk = :pk",
-        "ExpressionAttributeValues": {":pk": {"S": f"RUN#{victim}"}},
-    }  # fmt: skip
+    def query(run_id: str) -> Any:
+        return ledger.query(
+            TableName=table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": f"RUN#{run_id}"}},
+        )
+
     stream = {"logGroupName": testbed.deployment.log_group, "logStreamName": f"{victim}/0001-000"}
     environments = f"environments/runs/{victim}/0000/{'0' * 64}.json"
     attacks: dict[str, Callable[[], Any]] = {
@@ -149,8 +152,12 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
         ),
         "read the code": lambda: s3.get_object(Bucket=bucket, Key=f"code/{'0' * 64}.tar.gz"),
         "read an item": lambda: ledger.get_item(**item(f"RUN#{victim}")),
-        "read a token": lambda: ledger.get_item(**item(f"RUN#{victim}", "ATTEMPT#0001")),
-        "query a run": lambda: ledger.query(**query),
+        "read a token": lambda: ledger.get_item(**item(f"TOKEN#{victim}#0001", "TOKEN")),
+        "read the token of its next attempt": lambda: ledger.get_item(
+            **item(f"TOKEN#{hostile}#0002", "TOKEN")
+        ),
+        "write a token": lambda: write(f"TOKEN#{hostile}#0001", "token", "TOKEN"),
+        "query a run": lambda: query(victim),
         "list the runs": lambda: ledger.scan(TableName=table),
         "end a run": lambda: write(f"RUN#{victim}", "ended"),
         "rewrite its own request": lambda: write(f"RUN#{hostile}", "request"),
@@ -188,6 +195,10 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
     s3.put_object(**own, Body=b"x")
     assert s3.get_object(**own)["Body"].read() == b"x"
     assert "Item" in ledger.get_item(**item(f"RUN#{hostile}"))
+    wait_for(lambda: testbed.attempts(hostile)[0].has_token, "the token")
+    found = ledger.get_item(**item(f"TOKEN#{hostile}#0001", "TOKEN"))["Item"]
+    assert found["token"]["S"] == testbed.ledger.find_token(hostile, 1)
+    assert found["token"]["S"] not in str(query(hostile))
     # The other instance gets the session of the other run.
     assert ask(testbed, others_instance)["run_id"] == victim
 

@@ -36,7 +36,7 @@ def test_a_boot_longer_than_the_heartbeat_costs_one_attempt_and_the_late_machine
     first = testbed.wait_for_launch(run.run_id, attempt=1)
     testbed.cloud.set_knobs(not_found_for=0, boot_delay=BOOT)
     second = testbed.wait_for_launch(run.run_id, attempt=2)
-    wait_for(lambda: testbed.attempts(run.run_id)[1].token, "the clock of the second attempt")
+    wait_for(lambda: testbed.attempts(run.run_id)[1].has_token, "the clock of the second attempt")
     # It is silent for longer than the first one may be. From then on, a busy machine of ours may
     # take its time to boot it; that the run ends with two attempts is what counts.
     time.sleep(SILENCE + 1)

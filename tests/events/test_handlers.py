@@ -225,7 +225,7 @@ def test_a_run_goes_from_request_to_result_through_the_handlers(world, invoke):
     }
     world.workflow.valid.add("token")
     invoke("train", {**prepared, "token": "token", "execution_arn": ARN})
-    assert world.ledger.find_attempt(RUN, 1).token == "token"
+    assert world.ledger.find_token(RUN, 1) == "token"
     taken = {**prepared, "outcome": {"kind": "interrupted", "reason": "notice"}}
     confirmed = invoke("confirm_checkpoint", taken)
     decided = invoke("decide_next", {key: confirmed[key] for key in taken})

@@ -506,6 +506,7 @@ def test_an_instance_has_no_other_permission(app: Synthesized) -> None:
         ("s3:ListBucket", objects, {}),
         ("dynamodb:GetItem", TABLE, keys),
         ("dynamodb:UpdateItem", TABLE, keys),
+        ("dynamodb:GetItem", TABLE, {"dynamodb:LeadingKeys": ["TOKEN#a-run#0001"]}),
         ("states:SendTaskSuccess", MACHINE, {}),
         ("states:StartExecution", MACHINE, {}),
         ("lambda:InvokeFunction", ISSUER.replace("issue_credentials", "judge_trial"), {}),

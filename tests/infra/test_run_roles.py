@@ -119,6 +119,21 @@ def test_a_listing_of_the_whole_bucket_is_refused(app: Synthesized) -> None:
         assert not own.allows("s3:ListBucket", arn, **{"s3:prefix": prefix})
 
 
+def test_a_session_reads_the_token_of_its_attempt_only(app: Synthesized) -> None:
+    own = session(app)  # of attempt 3 of the run a
+    assert own.allows("dynamodb:GetItem", TABLE, **item("TOKEN#a#0003"))
+    for action in ("UpdateItem", "PutItem", "DeleteItem", "Query", "BatchGetItem"):
+        assert not own.allows(f"dynamodb:{action}", TABLE, **item("TOKEN#a#0003"))
+    # A later attempt, an earlier one, that of another run, and several at once.
+    for key in ("a#0004", "a#0002", "a#0030", "b#0003", "a", "a#", "a#*"):
+        assert not own.allows("dynamodb:GetItem", TABLE, **item(f"TOKEN#{key}"))
+    both = {"dynamodb:LeadingKeys": ["TOKEN#a#0003", "TOKEN#a#0004"]}
+    assert not own.allows("dynamodb:GetItem", TABLE, **both)
+    for reach in (Reach.WARM, Reach.TRAINER):
+        other = session(app, reach, group="g")
+        assert not other.allows("dynamodb:GetItem", TABLE, **item("TOKEN#a#0003"))
+
+
 def test_several_keys_in_one_request_must_all_be_the_runs(app: Synthesized) -> None:
     both = {"dynamodb:LeadingKeys": ["RUN#a", "RUN#b"]}
     assert not session(app).allows("dynamodb:GetItem", TABLE, **both)
@@ -127,7 +142,17 @@ def test_several_keys_in_one_request_must_all_be_the_runs(app: Synthesized) -> N
 
 @pytest.mark.parametrize(
     "attribute",
-    ["request", "ended", "execution_arn", "unsettled", "pins", "token", "instance_ids", "subject"],
+    [
+        "request",
+        "ended",
+        "execution_arn",
+        "unsettled",
+        "pins",
+        "token",
+        "has_token",
+        "instance_ids",
+        "subject",
+    ],
 )
 def test_a_run_cannot_rewrite_what_decides_about_its_permissions(
     app: Synthesized, attribute: str

@@ -36,7 +36,7 @@ def node(rank: int, **values) -> Node:
 
 
 def attempt(*nodes: Node, **values) -> Attempt:
-    known = {"stage": AttemptStage.RUNNING, "token": "token", "running_at": NOW - MINUTE, **values}
+    known = {"stage": AttemptStage.RUNNING, "has_token": True, "running_at": NOW - MINUTE, **values}
     return Attempt(run_id="run-1", number=1, nodes=nodes, **known)
 
 
@@ -83,7 +83,7 @@ def test_a_notice_that_an_earlier_attempt_recorded_counts():
 def test_a_node_of_an_attempt_that_never_ran_is_not_judged_by_its_silence():
     silent = node(1, heartbeat_at=None, stage=NodeStage.LAUNCHED)
     old = NOW - timedelta(hours=1)
-    waiting = attempt(node(0, heartbeat_at=old), silent, token="", running_at=None)
+    waiting = attempt(node(0, heartbeat_at=old), silent, has_token=False, running_at=None)
     assert ranks(waiting) == [0, 1]
 
 

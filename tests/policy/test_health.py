@@ -20,7 +20,7 @@ MINUTE = timedelta(minutes=1)
 def attempt(silent=None, **fields) -> Attempt:
     known = {
         "stage": AttemptStage.RUNNING,
-        "token": "token",
+        "has_token": True,
         "launched_at": START - timedelta(hours=5),
         "running_at": START - timedelta(hours=5),
         "heartbeat_at": None if silent is None else START - silent,

@@ -52,14 +52,14 @@ def test_nothing_is_left_that_could_report_when_the_only_node_is_gone():
 @pytest.mark.parametrize("lost", [0, 1])
 def test_all_nodes_drain_together_the_lost_one_first(lost):
     nodes = (node(0), node(1))
-    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.ANNOUNCED, token="token")
+    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.ANNOUNCED, has_token=True)
     assert answer == Consequence(drain=(nodes[lost], nodes[1 - lost]), ends=True)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_node_that_is_left_reports(lost):
     nodes = (node(0), node(1))
-    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE, token="token")
+    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE, has_token=True)
     assert answer == Consequence(ends=True)
 
 
@@ -80,16 +80,16 @@ def test_a_gang_that_is_being_launched_is_ended_by_its_launch(loss):
 
 
 @pytest.mark.parametrize("loss", Loss)
-@pytest.mark.parametrize("token", ["", "token"])
-def test_the_loss_of_a_spare_ends_nothing(loss, token):
+@pytest.mark.parametrize("has_token", [False, True])
+def test_the_loss_of_a_spare_ends_nothing(loss, has_token):
     nodes = (node(0), node(1), node(2))
-    answer = consequence(*nodes, lost=nodes[2], loss=loss, is_spare=True, token=token)
+    answer = consequence(*nodes, lost=nodes[2], loss=loss, is_spare=True, has_token=has_token)
     assert answer == Consequence(drain=(nodes[2],) if loss is Loss.ANNOUNCED else ())
 
 
 def test_a_spare_that_is_gone_last_leaves_nothing_that_could_report():
     gone, spare = node(0, NodeStage.GONE), node(1)
-    answer = consequence(gone, spare, lost=spare, loss=Loss.GONE, is_spare=True, token="token")
+    answer = consequence(gone, spare, lost=spare, loss=Loss.GONE, is_spare=True, has_token=True)
     assert answer.is_unreported
 
 
@@ -97,7 +97,7 @@ def test_a_spare_that_is_gone_last_leaves_nothing_that_could_report():
 def test_the_last_of_two_nodes_to_go_leaves_nothing_that_could_report(lost):
     nodes = [node(0), node(1)]
     nodes[1 - lost] = replace(nodes[1 - lost], stage=NodeStage.GONE)
-    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE, token="token")
+    answer = consequence(*nodes, lost=nodes[lost], loss=Loss.GONE, has_token=True)
     assert answer == Consequence(ends=True, is_unreported=True)
 
 

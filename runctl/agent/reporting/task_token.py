@@ -81,6 +81,7 @@ class TaskToken:
                     run_read_at = time.monotonic()
                     self._read_run(on_newest)
                 attempt = self._ledger.find_attempt(self._run_id, self._attempt)
+                token = self._read_token(attempt)
             except RunctlError as exc:
                 logger.warning("the ledger cannot be read at the moment: %s", exc)
                 stop.wait(RUN_POLL.total_seconds())
@@ -90,8 +91,8 @@ class TaskToken:
             elif attempt is not None and attempt.instance_ids and not self._is_ours(attempt):
                 # EC2 launched twice for one attempt, whose tags both machines have.
                 self._request_stop(StopCause.FENCED, "the attempt is on another instance")
-            elif attempt is not None and attempt.token:
-                self._value = attempt.token
+            elif token:
+                self._value = token
                 self._has_arrived.set()
                 self._mailbox.wake()
                 return
@@ -111,13 +112,16 @@ class TaskToken:
         try:
             run = self._ledger.find_run(self._run_id)
             attempt = self._ledger.find_attempt(self._run_id, self._attempt)
+            is_fenced = run is not None and run.fence > self._attempt
+            # A session of an attempt that has lost the fence may have been replaced.
+            token = None if is_fenced else self._read_token(attempt)
         except RunctlError as exc:
             logger.warning("the ledger cannot be read at the moment: %s", exc)
             return
         if run is not None:
             has_ended = attempt is not None and attempt.ended is not None
             self._is_over = has_ended or run.ended is not None or run.fence > self._attempt
-            self._act_on(run, attempt)
+            self._act_on(run, token)
 
     def find_newer(self) -> bool:
         """Reread the ledger after a refused report; return whether it has a newer token."""
@@ -128,6 +132,12 @@ class TaskToken:
     def _is_ours(self, attempt: Attempt) -> bool:
         return self._instance_id in attempt.instance_ids
 
+    def _read_token(self, attempt: Attempt | None) -> str | None:
+        """Read the token if the attempt has one: a poll without it costs no second read."""
+        if attempt is None or not attempt.has_token:
+            return None
+        return self._ledger.find_token(self._run_id, self._attempt)
+
     def _read_run(self, on_newest: Callable[[Run], None]) -> None:
         run = self._ledger.find_run(self._run_id)
         if run is None:
@@ -136,14 +146,14 @@ class TaskToken:
         if run.newest:
             on_newest(run)
 
-    def _act_on(self, run: Run, attempt: Attempt | None) -> None:
+    def _act_on(self, run: Run, token: str | None) -> None:
         if run.fence > self._attempt:
             self._request_stop(StopCause.FENCED, f"attempt {run.fence} has taken over")
             return
-        if attempt is not None and attempt.token and attempt.token != self._value:
+        if token and token != self._value:
             # For an ended run, too: a redrive that overtook the stop's event waits for our report.
             logger.info("the attempt has a newer task token")
-            self._value = attempt.token
+            self._value = token
         if run.ended is not None:
             self._request_stop(StopCause.STOP, f"the run has ended: {run.ended.value}")
 
