@@ -168,7 +168,10 @@ def test_a_project_without_torch_is_refused_with_the_remedy(gang):
 def test_a_machine_that_an_attempt_does_not_have_leaves(gang):
     gang.create_run()
     gang.open(1, "i-a", "i-b")
+    # What the function answers an instance whose attempt has others.
+    over = {"status": "over", "reason": "attempt 1 of the run is on another instance"}
+    gang.cloud.sessions.refusals["agent"] = over
     machine = gang.boot("i-x")
     assert machine.wait() == 0
     assert machine.shut_down
-    assert "on other instances" in machine.agent_log()
+    assert over["reason"] in machine.agent_log()

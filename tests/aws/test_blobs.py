@@ -9,10 +9,8 @@ from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from runctl.aws.blobs import Blobs
-from runctl.aws.clients import Clients, Connection
 from runctl.aws.logs import LogReader, LogWriter
 from runctl.aws.outputs import OutputStore
-from runctl.aws.permissions import missing_permissions
 from runctl.beneath.opened_file import OpenedFile
 from runctl.model.errors import NotFoundError, RefusedError, TransientError, UnexpectedAwsError
 
@@ -173,36 +171,3 @@ def test_a_throttled_batch_is_transient():
         stub.add_client_error("put_log_events", "ThrottlingException")
         with pytest.raises(TransientError):
             LogWriter(client, group="g").put("s", [(1, "one")])
-
-
-class Probed:
-    """Clients with given responses."""
-
-    def __init__(self):
-        self.clients = {name: boto3.client(name) for name in ("s3", "dynamodb", "logs")}
-        self.stubs = {name: Stubber(client) for name, client in self.clients.items()}
-        for stub in self.stubs.values():
-            stub.activate()
-
-    def get(self, service):
-        return self.clients[service]
-
-
-def test_a_missing_permission_is_reported_and_a_missing_key_is_not_one():
-    probed = Probed()
-    probed.stubs["dynamodb"].add_client_error("get_item", "AccessDeniedException")
-    probed.stubs["s3"].add_client_error("get_object", "NoSuchKey")
-    probed.stubs["s3"].add_client_error("list_objects_v2", "AccessDenied")
-    probed.stubs["logs"].add_client_error("create_log_stream", "ResourceAlreadyExistsException")
-    assert list(missing_permissions(probed, table="t", bucket="b", log_group="g")) == [
-        "the role of this instance lacks dynamodb:GetItem on the table t",
-        "the role of this instance lacks s3:ListBucket on b",
-    ]
-
-
-def test_a_service_that_cannot_be_reached_says_nothing_about_a_permission():
-    connection = Connection(region=REGION, endpoint_url="http://127.0.0.1:1")
-    clients = Clients(connection, attempts=1)
-    found = list(missing_permissions(clients, table="t", bucket="b", log_group="g"))
-    assert len(found) == 4
-    assert all("cannot be tested: AWS cannot be reached" in sentence for sentence in found)

@@ -100,6 +100,8 @@ class Groups(RuleBasedStateMachine):
         self.tokens = 0
         self.is_over = False
         self.wrongs: list[str] = []
+        # Recorded between two calls of a function, which may have read the attempt before.
+        self.noticed_meanwhile: set[str] = set()
         self.really_terminate, self.really_send = (
             self.world.fleet.terminate, self.world.commands.send,
         )  # fmt: skip
@@ -153,11 +155,15 @@ class Groups(RuleBasedStateMachine):
             young = self.world.clock.now() - machine.launched_at < timedelta(hours=1)
             if machine.is_live and self.is_wanted(instance_id):
                 self.wrongs.append(f"{instance_id} was terminated at work")
-            known = self.world.ledger.find_instance(instance_id)
-            attempt = known and self.world.ledger.find_attempt(known.run_id, known.attempt)
-            if machine.is_live and agent and attempt and young and attempt.noticed_at:
+            is_known = self.is_noticed(instance_id) and instance_id not in self.noticed_meanwhile
+            if machine.is_live and agent and young and is_known:
                 self.wrongs.append(f"{instance_id} was terminated after a notice")
         self.really_terminate(instance_ids)
+
+    def is_noticed(self, instance_id):
+        known = self.world.ledger.find_instance(instance_id)
+        attempt = known and self.world.ledger.find_attempt(known.run_id, known.attempt)
+        return bool(attempt and attempt.noticed_at)
 
     def send(self, instance_id, action, *, deadline=None):
         if action == "stop" and self.is_wanted(instance_id):
@@ -236,6 +242,11 @@ class Groups(RuleBasedStateMachine):
         return Fragile(self.world, fuse=crash[0], after=after, error=error)
 
     def overtake(self, what):
+        unnoticed = {each for each in self.agents if not self.is_noticed(each)}
+        self.do_meanwhile(what)
+        self.noticed_meanwhile |= {each for each in unnoticed if self.is_noticed(each)}
+
+    def do_meanwhile(self, what):
         members, idle = self.running(), [each for each in self.living() if each.is_waiting]
         if what == "another member":
             for _ in range(3):
