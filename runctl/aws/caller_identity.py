@@ -2,7 +2,7 @@
 
 The signer sends no credentials. It presigns `GetCallerIdentity`, whose answer names the session
 that has signed it, and a header with the name of the deployment is part of the signature, so that
-the proof is worthless anywhere else. Whoever sends it may be hostile: nothing is requested but this
+the proof is worthless anywhere else. Its sender may be hostile: nothing is requested but this
 one call, of this one host.
 """
 

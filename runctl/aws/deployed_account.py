@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.clients import AnyClients
 from runctl.aws.errors import code_of, message_of, translated
+from runctl.aws.repeated_calls import repeat_call
 from runctl.aws.routing import read_subnet
 from runctl.model.deployed import (
     Denial,
@@ -23,7 +24,6 @@ from runctl.model.deployed import (
     Subnet,
     Template,
 )
-from runctl.model.errors import TransientError
 from runctl.model.refusal import FAULTS, SETUP, THROTTLING
 
 _STACKS = ("storage", "compute", "orchestration")
@@ -112,14 +112,7 @@ class AwsDeployedAccount:
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """Repeat a call that is throttled: there are hundreds of these, and their rate is low."""
-        for seconds in _PAUSES:
-            try:
-                with translated():
-                    return call()
-            except TransientError:
-                self._pause(seconds)
-        with translated():
-            return call()
+        return repeat_call(call, pauses=_PAUSES, pause=self._pause)
 
     def state_machine(self, arn: str) -> StateMachine:
         """Return a state machine with its current definition."""

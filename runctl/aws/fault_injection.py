@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from runctl.aws.errors import code_of, translated
-from runctl.model.errors import TransientError
+from runctl.aws.errors import code_of
+from runctl.aws.repeated_calls import repeat_call
 
 _ACTION, _TARGET = "aws:ec2:send-spot-instance-interruptions", "aws:ec2:spot-instance"
 # The least that FIS accepts: the notice comes at once.
@@ -94,14 +94,7 @@ class FaultInjection:
 
     def _patiently(self, call: Callable[[], _Answer]) -> _Answer:
         """Repeat a call in addition to the retries of the client: a template must not be lost."""
-        for seconds in _PAUSES:
-            try:
-                with translated():
-                    return call()
-            except TransientError:
-                self._pause(seconds)
-        with translated():
-            return call()
+        return repeat_call(call, pauses=_PAUSES, pause=self._pause)
 
 
 def _read(document: Any) -> Experiment:

@@ -61,7 +61,7 @@ def prove_identity(
 ) -> Mapping[str, str]:
     """Return a request to STS, valid for a minute, whose answer names this instance.
 
-    Whoever has it can send only this request, together with the name of the deployment. Raises
+    Its holder can send only this request, together with the name of the deployment. Raises
     TransientError while the instance has no credentials.
     """
     held = role.load()

@@ -161,7 +161,7 @@ class AwsServices:
 
     @cached_property
     def caller_arn(self) -> str:
-        """The ARN of whoever calls AWS; every caller may ask for its own."""
+        """The ARN of the caller of AWS; every caller may ask for its own."""
         from runctl.aws.errors import translated
 
         with translated():

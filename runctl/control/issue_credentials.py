@@ -120,7 +120,7 @@ def _find(services: AccessServices, instance_id: str) -> Known:
 def _problem_with_role(services: AccessServices, caller: Caller, known: Known) -> str:
     """Return why a session that is named like an instance is not that instance's; empty if it is.
 
-    Whoever may assume a role chooses the name of the session, except for EC2.
+    A principal that assumes a role chooses the name of the session, except for EC2.
     """
     if caller.role == services.instance_roles.own:
         return ""
