@@ -37,8 +37,10 @@ class EnvironmentCommitter:
         environ: Mapping[str, str],
         is_ending: Callable[[], bool] = lambda: False,
         niceness: int = NICENESS,
+        program: str = PROGRAM,
     ) -> None:
         """Give the processes `environ`, and end them once `is_ending`: checkpoints go first."""
+        self._program = program
         self._niceness = niceness
         self._environ = environ
         self._is_ending = is_ending
@@ -54,7 +56,7 @@ class EnvironmentCommitter:
             command += ["ionice", "-c", "3"]
         try:
             process = subprocess.Popen(
-                [*command, sys.executable, "-I", "-c", PROGRAM],
+                [*command, sys.executable, "-I", "-c", self._program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

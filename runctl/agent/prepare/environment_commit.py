@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from runctl.agent.prepare.built_files import READY, BuiltFiles, group_of
 from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.runtime.trainer_user import COMPILER
+from runctl.aws.clients import Clients
 from runctl.aws.environments import EnvironmentStore, RunGeneration
 from runctl.aws.instance_access import open_access
 from runctl.beneath.changes import rewrite
@@ -122,13 +123,15 @@ def _name(store: EnvironmentStore, job: CommitJob, manifest: Manifest) -> str:
     return digest
 
 
-def main(document: Mapping[str, Any]) -> int:
+def main(
+    document: Mapping[str, Any], *, clients: Callable[[], Clients] = lambda: open_access().clients()
+) -> int:
     """Commit what the agent has written to this process; the last line says what was done."""
     _step_back(document["niceness"])
     _end_with_the_agent()
     job = CommitJob(**document["job"])
     try:
-        store = EnvironmentStore(open_access().clients().get("s3"), bucket=job.bucket)
+        store = EnvironmentStore(clients().get("s3"), bucket=job.bucket)
         print(json.dumps(commit(store, job)), flush=True)
     except (RunctlError, OSError) as exc:
         print(json.dumps(f"it could not be stored: {exc}"), flush=True)
