@@ -15,8 +15,9 @@ All figures are in seconds after the notice, except the changeover: from SIGTERM
 the first step of the resumed one. `machine_s` is the new machine's part of it: from the agent's
 start to the first step; `start_s` is its end: from the restored checkpoint to the first step.
 `image_s` is the time of a new machine from the agent's start to a ready image, its engine's start
-and the pull included. No peer can recover on a local cloud; the targets are shown next to the
-figures.
+and the pull included. `first_start_s` is the time from StartExecution to the first step of a new
+run; `--starts` sets how many runs it is measured with. No peer can recover on a local cloud; the
+targets are shown next to the figures.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,22 @@ def serving_image() -> Iterator[str]:
         yield address
 
 
+def first_starts(testbed: Testbed, program: Program, count: int) -> list[float]:
+    """Start runs one after the other; return the seconds until the first step of each."""
+    found = []
+    for number in range(1, count + 1):
+        run_id = f"start-{number}"
+        began = datetime.now(timezone.utc)
+        testbed.workflow.start_run(run_id, request_of(testbed, program))
+        wait_until_trained(testbed, 1, run_id=run_id)
+        (attempt,) = testbed.attempts(run_id)
+        found.append((attempt.timeline["first_step"] - began).total_seconds())
+        testbed.workflow.stop_run(testbed.workflow.execution_arn(run_id), cause="measured")
+        print(f"\rstart {number} of {count}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return found
+
+
 def perform(
     testbed: Testbed, program: Program, *, interruptions: int, notice_seconds: float
 ) -> None:
@@ -91,20 +108,22 @@ def is_stored(testbed: Testbed) -> bool:
     return any(entry.stored is not None for entry in entries)
 
 
-def wait_until_trained(testbed: Testbed, number: int, *, timeout: timedelta = WAIT_TIMEOUT) -> None:
+def wait_until_trained(
+    testbed: Testbed, number: int, *, run_id: str = RUN, timeout: timedelta = WAIT_TIMEOUT
+) -> None:
     """Wait until an attempt's trainer has made its first step."""
 
     def check() -> bool:
-        run = testbed.ledger.find_run(RUN)
+        run = testbed.ledger.find_run(run_id)
         if run is not None and run.ended is not None:
             raise RuntimeError(f"the run has ended: {run.reason}")
-        attempt = testbed.ledger.find_attempt(RUN, number)
+        attempt = testbed.ledger.find_attempt(run_id, number)
         return attempt is not None and "first_step" in attempt.timeline
 
     try:
         wait_for(check, f"attempt {number} to train", timeout=timeout)
     except TimeoutError as exc:
-        raise TimeoutError(f"{exc}: {testbed.story(RUN)}") from exc
+        raise TimeoutError(f"{exc}: {testbed.story(run_id)}") from exc
 
 
 def figures(testbed: Testbed) -> dict[str, list[float]]:
@@ -230,6 +249,7 @@ def main() -> None:
     """Print the table, or the document with --json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interruptions", type=int, default=20)
+    parser.add_argument("--starts", type=int, default=0, help="of how many runs the start is timed")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--notice-seconds", type=float, default=30.0)
     parser.add_argument("--boot-seconds", type=float, default=0.0)
@@ -250,19 +270,21 @@ def main() -> None:
             deploy(endpoint, project=PROJECT)
             testbed = Testbed(endpoint)
             testbed.cloud.set_knobs(boot_delay=arguments.boot_seconds)
+            program = Program(
+                megabytes=arguments.megabytes,
+                image=image,
+                requirements=arguments.requirements,
+                modules=modules,
+            )
+            starts = first_starts(testbed, program, arguments.starts)
             perform(
                 testbed,
-                Program(
-                    megabytes=arguments.megabytes,
-                    image=image,
-                    requirements=arguments.requirements,
-                    modules=modules,
-                ),
+                program,
                 interruptions=arguments.interruptions,
                 notice_seconds=arguments.notice_seconds,
             )
             rss = agent_mebibytes(Path(scratch))
-            measured = figures(testbed)
+            measured = {"first_start_s": starts, **figures(testbed)}
             events = list(history(testbed))
             attempts = arguments.interruptions + 1
             testbed.workflow.stop_run(testbed.workflow.execution_arn(RUN), cause="measured")
