@@ -125,6 +125,8 @@ def _failure_of_program(ended: EndedProgram) -> tuple[int | None, str] | None:
     if code == 0 and hidden is not None:
         return hidden.exit_code, _explain(ended, hidden.exit_code, hidden.description)
     if code != 0:
+        # torchrun exits with 1 whatever the exit code of the rank that failed.
+        code = ended.exit.rank_code or code
         status = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
         return code, _explain(ended, code, status)
     if ended.background:

@@ -9,11 +9,6 @@ MAX_REASON = 1000
 # The words before the first colon, such as `exit code 1`, summarize the rest. They stay.
 MAX_SUMMARY = 200
 ELLIPSIS = "…"
-_OF_TORCHRUN = re.compile(
-    r"^Traceback \(most recent call last\):\n(?:[ \t][^\n]*\n)*"
-    r"torch\.distributed\.elastic\.multiprocessing\.errors\.ChildFailedError:.*\Z",
-    re.MULTILINE | re.DOTALL,
-)
 
 
 def last_part(text: str, limit: int) -> str:
@@ -56,14 +51,6 @@ def last_lines(output: str, *, most: int, limit: int = MAX_REASON) -> str:
     """
     lines = [_as_displayed(line) for line in output.split("\n")]
     return last_part("\n".join([line for line in lines if line.strip()][-most:]), limit)
-
-
-def without_launcher(output: str) -> str:
-    """Return a program's output without the traceback that torchrun prints at the end of its own.
-
-    It is longer than an excerpt, and says of the failure no more than the line before it.
-    """
-    return _OF_TORCHRUN.sub("", output)
 
 
 def _as_displayed(line: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from runctl.model.node import NodeStage
 from runctl.model.outcome import Outcome, OutcomeKind
+from runctl.model.rank_output import follows_from_another
 from runctl.policy.gang_facts import Completed, Failed, Lost, NodeFacts, Noticed, NotJoined, Verdict
 from runctl.policy.gang_pace import find_hang, find_straggler
 
@@ -18,14 +19,6 @@ FAILURE_WAIT = 12.0
 JOIN = 30.0
 JOIN_TIMES = 2
 NOBODY_JOINED = 30 * 60.0
-# What ranks print when another one has died.
-CONSEQUENCES = (
-    "Broken pipe",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "ncclRemoteError",
-    "remote process exited",
-)
 NEVER_JOINED = (
     "no rank has joined the rendezvous in 30 minutes: the script never calls "
     "torch.distributed.init_process_group; call it at its start, or remove nodes"
@@ -124,8 +117,7 @@ def _has_failed(facts: NodeFacts) -> bool:
 def _by_cause(facts: NodeFacts) -> tuple[bool, float, int]:
     """Order failures: those that only follow from others come last."""
     assert facts.end is not None
-    reason = facts.end.outcome.reason
-    follows = facts.end.was_stopped or any(text in reason for text in CONSEQUENCES)
+    follows = facts.end.was_stopped or follows_from_another(facts.end.outcome.reason)
     return follows, facts.end.at.timestamp(), facts.rank
 
 

@@ -54,3 +54,36 @@ def test_a_drain_reaches_the_ranks_of_torchrun_and_not_torchrun(cloud, launch, t
     assert (outcome.kind.value, outcome.step) == ("interrupted", 9)
     signals = [json.loads(gang.wait_for(f"signals-{rank}").read_text()) for rank in range(4)]
     assert signals == [[signal.SIGTERM]] * 4
+
+
+# Rank 3 fails in the second collective, in which the other three wait for it.
+FAILING = """
+import os, sys
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+dist.all_reduce(torch.zeros(1))
+if os.environ["RANK"] == "3":
+    try:
+        raise ValueError("the loss is nan")
+    except ValueError:
+        sys.excepthook(*sys.exc_info())
+        os._exit(75)
+dist.all_reduce(torch.zeros(1))
+"""
+
+
+def test_the_rank_that_failed_is_the_outcome_and_not_those_that_lost_it(cloud, launch, tmp_path):
+    gang = Gang(cloud, launch, tmp_path / "place")
+    env = {"PYTHONPATH": str(PACKAGES)}
+    gang.create_run(program=FAILING, files={}, processes_per_node=2, env=env)
+    gang.open(1, "i-a", "i-b")
+    gang.cloud.give_token()
+    gang.boot("i-a")
+    gang.boot("i-b")
+    outcome = gang.end_attempt(seconds=120)
+    assert (outcome.kind.value, outcome.exit_code) == ("failed", 75)
+    assert outcome.reason.startswith("node 1 (i-b): exit code 75: [rank3]: Traceback")
+    assert outcome.reason.endswith("[rank3]: ValueError: the loss is nan")
+    # The log has the tracebacks of all of them, by which the cause would not be found.
+    assert "Connection closed by peer" in "".join(gang.cloud.log("run-1/0001-000"))

@@ -21,7 +21,7 @@ def stop(cause: StopCause) -> StopRequest:
 
 def outcome(code: int, **known: Any) -> Outcome:
     """Return the outcome of a program that exited with `code`."""
-    names = ("stopped_by", "hidden_failure", "memory_problem", "last_words")
+    names = ("rank_code", "stopped_by", "hidden_failure", "memory_problem", "last_words")
     of_exit = {name: known.pop(name) for name in names if name in known}
     ended = EndedProgram(
         exit=ProgramExit(code=code, **{"stopped_by": "", **of_exit}), step=7, **known
@@ -74,6 +74,8 @@ def test_outcome_follows_from_the_exit_and_from_who_requested_it(
         (-11, {}, "ended by signal 11"),
         (-9, {}, "ended by signal 9 (out of memory?)"),
         (-9, {"memory_problem": "limit 1 GiB"}, "ended by signal 9 (limit 1 GiB)"),
+        (1, {"rank_code": 75, "last_words": "rank 3: gave up"}, "exit code 75: rank 3: gave up"),
+        (1, {"rank_code": -9}, "ended by signal 9 (out of memory?)"),
         (
             1,
             {"hints": ("the disk is full", "a.txt is missing"), "last_words": "OSError"},

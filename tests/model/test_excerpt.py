@@ -13,7 +13,6 @@ from runctl.model.excerpt import (
     last_lines,
     last_part,
     shorten_reason,
-    without_launcher,
 )
 from runctl.model.outcome import Outcome, OutcomeKind
 
@@ -73,38 +72,3 @@ def test_last_lines_are_as_a_terminal_would_leave_them() -> None:
     assert found == "100%|" + "#" * 100 + "\nRuntimeError: out of luck"
     assert last_lines(output, most=1) == "RuntimeError: out of luck"
     assert last_lines("\n\r\n \n", most=3) == ""
-
-
-TORCHRUN = """\
-[rank1]: Traceback (most recent call last):
-[rank1]:   File "train.py", line 7, in <module>
-[rank1]: KeyError: 'boom'
-E1130 15:32:53.392000 20980 torch/distributed/elastic/multiprocessing/api.py:1002] \
-failed (exitcode: 1) local_rank: 0 (pid: 21054) of binary: python
-Traceback (most recent call last):
-  File "<frozen runpy>", line 198, in _run_module_as_main
-    raise ChildFailedError(
-torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
-============================================================
-train.py FAILED
-  error_file: <N/A>
-============================================================
-"""
-
-
-def test_what_torchrun_prints_after_a_failure_hides_nothing_of_it() -> None:
-    lines = last_lines(without_launcher(TORCHRUN), most=2).splitlines()
-    assert lines[0] == "[rank1]: KeyError: 'boom'"
-    assert "failed (exitcode: 1)" in lines[1]
-
-
-@pytest.mark.parametrize(
-    "output",
-    [
-        "",
-        "Traceback (most recent call last):\n  File\nKeyError: 1\n",
-        "ChildFailedError: of another program",
-    ],
-)
-def test_other_output_is_left_alone(output: str) -> None:
-    assert without_launcher(output) == output

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -12,10 +12,12 @@ from runctl.agent.instance.processes import KilledTree
 from runctl.agent.runtime.family import Family
 from runctl.agent.runtime.ports import Contract
 from runctl.agent.runtime.process_table import ProcessInfo, read_processes
-from runctl.model.excerpt import last_lines, without_launcher
+from runctl.model.excerpt import last_lines
+from runctl.model.rank_output import exit_code_of_rank, explain_failure
 
 REASON_LINES = 15
-TAIL_BYTES = 16 * 1024
+# The ranks of eight GPUs print a traceback each, of some 4 kB.
+TAIL_BYTES = 64 * 1024
 # A process that dies of one of these has not run its own exit. SIGINT is not among them: Python
 # ends by it after a KeyboardInterrupt, and only after it has run its exit handlers.
 FATAL_SIGNALS = frozenset(
@@ -141,13 +143,20 @@ class Printed:
 
     def last_words(self) -> str:
         """Return the end of its standard error, or of its output if that is empty."""
+        for printed in self._ends():
+            if words := last_lines(explain_failure(printed), most=REASON_LINES):
+                return words
+        return ""
+
+    def rank_code(self) -> int | None:
+        """Return the exit code of the rank that failed first, if torchrun has reported one."""
+        return next(filter(None, map(exit_code_of_rank, self._ends())), None)
+
+    def _ends(self) -> Iterator[str]:
         for path, before in self._before.items():
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 stream.seek(max(before, path.stat().st_size - TAIL_BYTES))
-                printed = without_launcher(stream.read().decode(errors="replace"))
-                if words := last_lines(printed, most=REASON_LINES):
-                    return words
-        return ""
+                yield stream.read().decode(errors="replace")
 
 
 def _size_of(path: Path) -> int:

@@ -97,10 +97,12 @@ class ProgramExit:
 
     `code` is negative for a signal. `stopped_by` describes who else sent it a SIGTERM: it is empty
     if nobody did, and None where that cannot be known. `memory_problem` describes a lack of memory,
-    and `last_words` is the end of what it printed.
+    and `last_words` is the end of what it printed. `rank_code` is the exit code of the rank that
+    failed first, where torchrun has reported one.
     """
 
     code: int
+    rank_code: int | None = None
     stopped_by: str | None = None
     hidden_failure: HiddenFailure | None = None
     memory_problem: str = ""

@@ -110,6 +110,7 @@ class ProcessProgram:
         process = self._process
         return ProgramExit(
             code=process.end.code or 0,
+            rank_code=process.printed.rank_code(),
             stopped_by=process.problem() or self._observer.stopped_by(),
             hidden_failure=self._observer.failure_in_pipe(process.pid),
             memory_problem=self._observer.memory_problem,
