@@ -1,9 +1,11 @@
-"""Preparation on a full disk."""
+"""Preparation on a full disk, and in a project whose checkpoint folder lies below a link."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import tarfile
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,11 +23,14 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.waiting import CancellableWait
 from runctl.checkpoint.candidates import Trust
-from runctl.checkpoint.restore import Restorer
+from runctl.checkpoint.restore import Fetched, Restorer
+from runctl.model.checkpoint import Manifest
 from runctl.model.declaration import Declaration
-from runctl.model.errors import RequestError
+from runctl.model.errors import DamagedCheckpointError, RequestError
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
+from runctl.model.saving_options import CheckpointOptions
+from tests.beneath.swapping import CANARY, give_to_trainer, hide_canary, needs_root
 
 NEWEST = "runs/r/checkpoints/manifests/s000000000007-0001.json"
 RUN = Run(
@@ -68,7 +73,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
         ledger,
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
+        SimpleNamespace(partial_keys=list),  # type: ignore[arg-type]
         settings,
         inputs=None,  # type: ignore[arg-type]
         subjects=None,  # type: ignore[arg-type]
@@ -222,3 +227,65 @@ def test_nothing_is_prefetched_any_more_once_it_has_taken_the_space_of_something
     count = len(preparation._prefetches)
     preparation.prefetch(replace(RUN, newest=NEWEST.replace("7", "9")))
     assert len(preparation._prefetches) == count
+
+
+def project_below_a_link(state: Path, target: Path) -> RunRequest:
+    """Give the trainer a project in which `out` is a link; return a request that saves below it."""
+    project = state / "project"
+    project.mkdir(exist_ok=True)
+    (project / "train.py").touch()
+    archive = state / "code.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(project, arcname=".")
+    (project / "out").symlink_to(target)
+    give_to_trainer(project)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    return RunRequest.of(
+        script="train.py",
+        code=f"s3://b/code/{digest}.tar.gz",
+        group="g",  # the archive is kept
+        checkpoint=CheckpointOptions(dir="out/checkpoints"),
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("leads_out", [False, True])
+def test_trainer_begins_anew_where_it_had_replaced_a_folder_by_a_link(
+    preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leads_out: bool
+) -> None:
+    def fetch(_restorer: Restorer, _key: str, _trust: Trust, **_: object) -> None:
+        raise DamagedCheckpointError("no whole checkpoint is left")
+
+    monkeypatch.setattr(Restorer, "fetch", fetch)
+    state = Paths(tmp_path).state
+    outside = tmp_path / "outside" if leads_out else state / "project/elsewhere"
+    canary = hide_canary(outside / "checkpoints")
+    request = project_below_a_link(state, outside)
+    given = Fetched(NEWEST, Manifest(run_id="r", step=7, attempt=1, taken_at="", entries=()))
+    folder = preparation.checkpoint_folder(request)
+    prepared = Prepared(script="train.py", environment=tmp_path, checkpoint=folder, restored=given)
+    found = preparation.restore_before(request, prepared, frozenset({NEWEST}))
+    assert found is not None
+    assert found.restored is None
+    assert folder.is_dir()
+    assert not folder.parent.is_symlink()
+    assert list(folder.iterdir()) == []
+    if leads_out:
+        assert canary.read_bytes() == CANARY
+
+
+@needs_root
+def test_project_with_a_link_above_its_checkpoint_folder_is_refused(
+    preparation: Preparation, tmp_path: Path
+) -> None:
+    """The agent follows no link that the program can change, so it would save nothing there."""
+    state = Paths(tmp_path).state
+    request = project_below_a_link(state, state / "project/elsewhere")
+    folder = preparation.checkpoint_folder(request)
+    prepared = Prepared(script="train.py", environment=tmp_path, checkpoint=folder)
+    with pytest.raises(RequestError, match=r"/project/out is a link .*; make it a folder"):
+        preparation.restore(request, prepared)
+    assert not (state / "project/elsewhere").exists()
+    (state / "project/elsewhere").mkdir()
+    with pytest.raises(RequestError, match=r"/project/out is a link .*; make it a folder"):
+        preparation.restore(request, prepared)

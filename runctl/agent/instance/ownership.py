@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runctl.beneath.changes import give, remove
+from runctl.beneath.paths import open_folder
 from runctl.model.errors import RequestError
 
 OTHERS = 0o022
@@ -64,9 +65,10 @@ def shared_mode(mode: int) -> int:
 
 
 def require_inside(folder: Path, above: Path) -> None:
-    """Raise RequestError if a folder would be somewhere else, since the way to it has a link.
+    """Raise RequestError if the way to a folder has a link that the agent, as root, cannot follow.
 
-    A build, or an earlier program, may have made one, and the agent writes there as root.
+    The project may have brought one along, or a build may have made it. What lies behind it would
+    be neither saved nor restored.
     """
     real = os.path.realpath(folder)
     if not Path(real).is_relative_to(os.path.realpath(above)):
@@ -74,6 +76,28 @@ def require_inside(folder: Path, above: Path) -> None:
             f"{folder} leads to {real}, out of the run's files, so no checkpoint is put there; "
             "make it a folder"
         )
+    try:
+        os.close(open_folder(folder.parent))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as exc:
+        if link := _first_link(folder.parent, above):
+            raise RequestError(
+                f"{link} is a link that the program can change, so no checkpoint is put into "
+                f"{folder}; make it a folder"
+            ) from exc
+
+
+def remove_link(folder: Path, above: Path) -> None:
+    """Remove the link that a program may have made on the way from `above` to a folder."""
+    if link := _first_link(folder, above):
+        remove(link)
+
+
+def _first_link(folder: Path, above: Path) -> Path | None:
+    way = reversed([folder, *folder.parents])
+    inner = (path for path in way if path != above and path.is_relative_to(above))
+    return next((path for path in inner if path.is_symlink()), None)
 
 
 def remove_files_of(uid: int, folders: Iterable[Path]) -> None:

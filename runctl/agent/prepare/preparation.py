@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.disk import FULL, room, says_full
-from runctl.agent.instance.ownership import give_to, require_inside
+from runctl.agent.instance.ownership import give_to, remove_link, require_inside
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs, Inputs
 from runctl.agent.prepare.code import fetch_code
@@ -357,7 +357,7 @@ class Preparation:
         self._progress.enter("restore")
         run = self.read_run()
         given = prepared.restored
-        require_inside(prepared.checkpoint, self._paths.state)
+        remove_link(prepared.checkpoint, self._paths.state)  # another machine would not have it
         try:
             restored = self._put_in_place(run, prepared.checkpoint, tried=tried)
         except (DamagedCheckpointError, RequestError) as exc:
