@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from runctl.model.node import Node, NodeStage
+from runctl.model.outcome import OutcomeKind
 from runctl.model.pool import Pool
 from runctl.model.run import Attempt, KeptNode, Run
 
@@ -81,7 +82,8 @@ def survivors(attempts: Sequence[Attempt], *, now: datetime) -> tuple[Node, ...]
 
     Those are left out that have a notice, are gone, or were the reason of its end; so are those
     that are silent. An attempt that never ran has no reports to judge by. After a full disk nobody
-    is kept, because the next attempt needs larger disks.
+    is kept, because the next attempt needs larger disks, and nobody after an attempt that was lost
+    without a single report.
     """
     last = last_launched(share_losses(attempts))
     if last is None or not _may_be_repaired(last, now=now):
@@ -155,9 +157,19 @@ def is_spare(run: Run, node: Node) -> bool:
 def _may_be_repaired(attempt: Attempt, *, now: datetime) -> bool:
     if attempt.ended is None:
         return True
-    if attempt.ended.is_disk_full or attempt.ended_at is None:
+    if attempt.ended.is_disk_full or attempt.ended_at is None or _was_never_heard_of(attempt):
         return False
     return now - attempt.ended_at < REPAIR_FOR
+
+
+def _was_never_heard_of(attempt: Attempt) -> bool:
+    """Whether an attempt counted as lost without a report of any of its agents.
+
+    Machines that were kept for it have gone silent since then. By the clock of the ledger they may
+    still have time to boot: the token is stored some time after the state machine begins to wait.
+    """
+    is_lost = attempt.ended is not None and attempt.ended.kind is OutcomeKind.LOST
+    return is_lost and all(node.heartbeat_at is None for node in attempt.nodes)
 
 
 def _is_heard(attempt: Attempt, node: Node, *, now: datetime) -> bool:

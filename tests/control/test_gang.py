@@ -14,6 +14,7 @@ from runctl.model.outcome import RunStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage
 from runctl.policy.gang import REPAIR_FOR
+from runctl.policy.heartbeat import USUAL_SILENCE
 from runctl.policy.reconciling import GRACE
 from tests.control.fakes import START, CrashError, Fragile, Overtaken, World
 from tests.control.scenes import ARN, RUN, prepared
@@ -358,6 +359,27 @@ def test_all_machines_are_ended_when_all_are_silent():
     confirm_checkpoint(world, RUN, 1, {"kind": "lost", "reason": "the heartbeat expired"})
     assert sorted(world.fleet.terminated) == machines
     start(world, 2)
+    assert last_request(world)["count"] == 3
+
+
+def test_kept_machines_that_are_all_silent_are_replaced_after_one_silence():
+    world = gang(retry={"exit_codes": [3], "max_failures": 2})
+    machines = start(world)
+    confirm_checkpoint(world, RUN, 1, {"kind": "failed", "exit_code": 3})
+    launched = launch_instances(world, RUN, 2)
+    assert ids(world, 2) == machines
+    silence = timedelta(seconds=launched["heartbeat_seconds"])
+    assert silence == USUAL_SILENCE
+    # The state machine has waited from before the function that stores the token was called.
+    world.clock.advance(timedelta(seconds=2))
+    world.workflow.valid.add("token-2")
+    train(world, RUN, 2, token="token-2", execution_arn=ARN)
+    world.clock.advance(silence - timedelta(seconds=1))
+    confirmed = confirm_checkpoint(world, RUN, 2, {"kind": "lost", "reason": "no heartbeat"})
+    assert sorted(world.fleet.terminated) == machines
+    assert decide_next(world, RUN, 2, confirmed["outcome"])["decision"] == "relaunch"
+    start(world, 3)
+    assert not set(ids(world, 3)) & set(machines)
     assert last_request(world)["count"] == 3
 
 

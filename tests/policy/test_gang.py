@@ -97,6 +97,16 @@ def test_nobody_is_kept_if_all_are_silent():
     assert ranks(attempt(node(0), node(1)), now=NOW + SILENT_FOR) == []
 
 
+def test_nobody_is_kept_after_an_attempt_that_was_lost_without_a_report():
+    silent = [node(rank, heartbeat_at=None, stage=NodeStage.LAUNCHED) for rank in range(2)]
+    # The token was stored a moment after the state machine began to wait.
+    running_at = NOW - BOOT_FOR + timedelta(seconds=1)
+    assert ranks(ended(*silent, running_at=running_at)) == []
+    assert ranks(ended(node(0), silent[1], running_at=running_at)) == [0, 1]
+    interrupted = Outcome(kind=OutcomeKind.INTERRUPTED)
+    assert ranks(ended(*silent, outcome=interrupted, running_at=running_at)) == [0, 1]
+
+
 def test_nobody_is_kept_after_a_full_disk_or_too_long():
     nodes = [node(0), node(1)]
     full = Outcome(kind=OutcomeKind.FAILED, exit_code=1, is_disk_full=True)
