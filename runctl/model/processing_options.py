@@ -197,13 +197,6 @@ def processing_contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
             "not allowed with kind process, whose RUNCTL_INPUT_DIR has the files of a shard; put "
             "small files into the project",
         )
-    docker = document.get("docker")
-    if isinstance(docker, Mapping) and any(docker.values()):
-        yield Problem(
-            "docker",
-            "not allowed with kind process, whose scripts run on the machine itself; remove it "
-            "(--no-docker) and list the packages in requirements.txt",
-        )
     checkpoint = document.get("checkpoint")
     if isinstance(checkpoint, Mapping) and checkpoint.get("dir"):
         yield Problem(

@@ -250,6 +250,23 @@ def test_lack_of_memory_is_told_apart_from_other_kills(
     assert known.stopped_by == ""
 
 
+def test_lack_of_memory_of_another_program_is_not_its_own(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runctl.agent.runtime.container_runtime.machine_bytes", lambda: 256 << 20)
+    waits = containers.run(containers.contract("sleep", "60"))
+    hoards = containers.run(
+        containers.contract("python3", "-c", "[b'x' * (1 << 20 + n % 2) for n in range(4000)]")
+    )
+    hoards.observe()
+    assert containers.wait_for_exit(hoards) == -signal.SIGKILL
+    hoards.kill()
+    assert "for lack of memory: limit 128 MiB" in hoards.describe_exit().memory_problem
+    waits.observe()
+    waits.kill()
+    assert waits.describe_exit().memory_problem == ""
+
+
 def test_container_that_somebody_else_kills_has_not_failed_by_itself(
     containers: Containers, engine: docker_engine.Engine
 ) -> None:
@@ -319,7 +336,7 @@ def test_variables_reach_the_program_whatever_they_hold_and_no_command_line(
     # The whole machine was watched, so only what no other program's arguments hold is looked for.
     secrets = (values["SECRET"], values["LINES"], values["QUOTED"], "t0ken-0123456789")
     assert not [word for word in seen if any(secret in word for secret in secrets)]
-    assert not (containers.paths.runtime / "container.env").exists()
+    assert not list(containers.paths.runtime.glob("container*"))
 
 
 def test_user_of_the_image_may_write_what_the_agent_has_restored(containers: Containers) -> None:

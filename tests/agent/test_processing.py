@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,15 @@ class Job:
     options: ProcessingOptions
 
     @classmethod
-    def create(cls, cloud: Cloud, program: str, *, files: int, **options: Any) -> Job:
+    def create(
+        cls,
+        cloud: Cloud,
+        program: str,
+        *,
+        files: int,
+        request: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Job:
         bucket, client = cloud.name, cloud.clients["s3"]
         for number in range(files):
             key = f"inputs/raw/{number // 10}/n{number}.txt"
@@ -73,7 +81,7 @@ class Job:
         )
         ProcessingJobs(client, bucket=bucket).put_plan(header, [each.as_line() for each in shards])
         env = {"EXPECTED": str(len(shards)), "SCRATCH": os.environ["SCRATCH"]}
-        cloud.create_run(program, kind=PROCESS, process=asked, env=env)
+        cloud.create_run(program, kind=PROCESS, process=asked, env=env, **(request or {}))
         return cls(cloud, files, asked)
 
     def index(self) -> list[dict[str, Any]]:

@@ -81,12 +81,11 @@ def test_what_does_not_fit_the_kind_is_refused():
     found = problems(
         {
             **MINIMAL,
-            "docker": {"image": "python:3.12"},
             "inputs": {"data": "s3://bucket/a/"},
             "checkpoint": {"dir": "saved"},
         }
     )
-    assert {field for field, _ in found} == {"docker", "inputs", "checkpoint.dir"}
+    assert {field for field, _ in found} == {"inputs", "checkpoint.dir"}
     ((field, message),) = problems({**MINIMAL, "kind": "train"})
     assert (field, "kind process" in message) == ("process", True)
 

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.settings import CONTAINER_VARIABLES, Paths
 from runctl.beneath.changes import remove
 
 # Kept: environments and images, which the runs of a group share; inputs, of which the staging keeps
@@ -30,7 +30,7 @@ def forget_attempt(paths: Paths) -> None:
     shutil.rmtree(paths.requests, ignore_errors=True)
     for path in (paths.metrics, paths.checkpoint_request, paths.saved):
         _unlink(path)
-    _unlink(paths.runtime / "container.env")
+    _unlink_variables(paths)
     paths.make()
 
 
@@ -45,11 +45,18 @@ def forget_run(paths: Paths) -> None:
             remove(paths.state / name)
     for path in (paths.metrics, paths.state / "left-out.json"):
         _unlink(path)
-    for path in (paths.checkpoint_request, paths.saved, paths.runtime / "container.env"):
+    for path in (paths.checkpoint_request, paths.saved):
         _unlink(path)
+    _unlink_variables(paths)
     for folder in (paths.requests, paths.docker_config):
         shutil.rmtree(folder, ignore_errors=True)
     paths.make()
+
+
+def _unlink_variables(paths: Paths) -> None:
+    """Remove the variables of containers that were never created; they have secrets."""
+    for path in paths.runtime.glob(CONTAINER_VARIABLES.format("*")):
+        _unlink(path)
 
 
 def _unlink(path: Path) -> None:

@@ -12,6 +12,9 @@ from runctl.model.identity import ATTEMPT_TAG, NODES_TAG, RUN_TAG
 from runctl.model.node import NodeId
 from runctl.model.trackers import TENSORBOARD
 
+# Where the runtime writes the variables of a container for the engine, until that has read them.
+CONTAINER_VARIABLES = "container-{}.env"
+
 
 @dataclass(frozen=True)
 class Paths:

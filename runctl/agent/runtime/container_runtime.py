@@ -1,13 +1,15 @@
 """The container runtime: programs that run in containers of this machine's engine."""
 
 import contextlib
+import itertools
+import logging
 import resource
 from collections.abc import Callable
 from pathlib import Path
 
 from runctl.agent.instance.adapters import adapter_devices
 from runctl.agent.instance.gpu import gpu_devices
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.settings import CONTAINER_VARIABLES, Paths
 from runctl.agent.runtime.container_command import (
     LABEL,
     MachineFacts,
@@ -35,6 +37,9 @@ UNFENCED = (
 SYS_RESOURCE = 24
 
 
+logger = logging.getLogger(__name__)
+
+
 class ContainerRuntime:
     """Starts programs in containers. `on_exit` is called when one has exited."""
 
@@ -43,9 +48,13 @@ class ContainerRuntime:
         self._paths = paths
         self._on_exit = on_exit
         self._trace = SignalTrace()
+        self._numbers = itertools.count()
+        self._facts: MachineFacts | None = None
 
     def open(self) -> None:
-        """Begin to trace signals."""
+        """Begin to trace signals, and remove the secrets that an earlier agent left."""
+        for left in self._paths.runtime.glob(CONTAINER_VARIABLES.format("*")):
+            left.unlink(missing_ok=True)
         self._trace.start()
 
     def start(self, contract: Contract) -> ProcessProgram:
@@ -55,7 +64,9 @@ class ContainerRuntime:
             raise ValueError("the contract is not one of a container")
         prepare_places(contract)
         self._paths.had_containers.touch()
-        facts = read_facts(self._engine, self._paths)
+        if self._facts is None:
+            self._facts = read_facts(self._engine, self._paths)
+        facts = self._facts
         container = self._create(contract, options, facts)
         observer = ProcessObserver(self._trace)
         observer.start()
@@ -66,9 +77,10 @@ class ContainerRuntime:
                 raise RequestError(UNFENCED)
         except BaseException:
             observer.stop()
+            self._remove(container)
             raise
         observer.adopt(process)
-        return ProcessProgram(process, observer, contract)
+        return ProcessProgram(process, observer, contract, release=lambda: self._remove(container))
 
     def kill_all(self) -> None:
         """Remove the containers that still run, and SIGKILL what else the attempt has left."""
@@ -80,10 +92,17 @@ class ContainerRuntime:
         """Stop tracing signals."""
         self._trace.stop()
 
+    def _remove(self, container: str) -> None:
+        """Remove a container that has ended: an attempt may start one for each of many shards."""
+        try:
+            self._engine.remove([container])
+        except EngineError as exc:
+            logger.warning("the container %s cannot be removed: %s", container, exc)
+
     def _create(self, contract: Contract, options: ContainerOptions, facts: MachineFacts) -> str:
         text, passed = split_variables({**contract.environment, **contract.credentials})
-        env_file = self._paths.runtime / "container.env"
-        env_file.unlink(missing_ok=True)
+        # Several may start at the same time.
+        env_file = self._paths.runtime / CONTAINER_VARIABLES.format(next(self._numbers))
         try:
             # Memory, on EC2: it has secrets, and is gone as soon as the engine has read it.
             env_file.touch(0o600, exist_ok=False)

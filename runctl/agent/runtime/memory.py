@@ -47,7 +47,7 @@ class MemoryWatch:
         self._is_exiting = is_exiting
         self._cgroups = cgroups
         self._group, self._version = _group_of(pid, proc, cgroups)
-        self._found = False
+        self._found = self._is_concluded = False
         self._first = self._last = self._read()
         self._reported = 0
 
@@ -62,6 +62,14 @@ class MemoryWatch:
             # systemd has put it into a new scope, whose counters began at 0.
             self._group, self._version = group, version
             self._first = replace(self._first, killed=0)
+
+    def conclude(self) -> None:
+        """Read the group of the trainer once more, while it exists, after its last process.
+
+        What is killed elsewhere later is not the trainer's.
+        """
+        self._update()
+        self._is_concluded = self._found and self._group is not None and self._group.is_dir()
 
     def _update(self) -> None:
         now = self._read()
@@ -80,7 +88,9 @@ class MemoryWatch:
             inside = self._last.killed - self._first.killed
             # A group that was removed was last read before its last kill. If the trainer's group
             # was never found, another group may have been read.
-            if inside or (self._found and self._group is not None and self._group.is_dir()):
+            if inside or self._is_concluded:
+                return inside
+            if self._found and self._group is not None and self._group.is_dir():
                 return inside
         return anywhere
 

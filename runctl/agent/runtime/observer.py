@@ -34,6 +34,10 @@ class ProcessObserver:
         self._members |= process.watched()
         return self._memory.news()
 
+    def read_memory(self) -> None:
+        """Read the counts of kills once more, before the program's group is removed."""
+        self._memory.conclude()
+
     def adopt(self, process: Lead) -> None:
         """Count the processes of a container, which do not descend from the agent, as its own."""
         self._events.adopt(process.family.infos())

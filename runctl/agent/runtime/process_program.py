@@ -18,13 +18,22 @@ from runctl.beneath.changes import rewrite
 class ProcessProgram:
     """A program that runs as a process which this machine sees, with its family."""
 
-    def __init__(self, process: Lead, observer: ProcessObserver, contract: Contract) -> None:
+    def __init__(
+        self,
+        process: Lead,
+        observer: ProcessObserver,
+        contract: Contract,
+        *,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the process over; `release` is called at its close."""
         self._process = process
         self._observer = observer
         self._contract = contract
         self._open_files = OpenFileFinder(contract.checkpoint)
         self._writing = WritingProcesses(contract.checkpoint)
         self._stopping: Stopping | None = None
+        self._release = release
 
     @property
     def exit_code(self) -> int | None:
@@ -71,6 +80,7 @@ class ProcessProgram:
 
     def kill(self) -> Killed:
         """SIGKILL all processes that are left."""
+        self._observer.read_memory()
         stopping, end = self._stopping, self._process.end
         unfinished = stopping is not None and bool(stopping.unfinished)
         killed = self._process.kill_family(self._contract.checkpoint)
@@ -120,3 +130,4 @@ class ProcessProgram:
     def close(self) -> None:
         """Stop observing the processes."""
         self._observer.stop()
+        self._release()

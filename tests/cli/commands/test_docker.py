@@ -54,6 +54,31 @@ def test_both_commands_of_the_roadmap_work_as_printed(training, deployed, runctl
     assert "args" not in pulled
 
 
+DATA = ("--input-s3", "s3://data/raw/", "--output-s3", "s3://data/clean/")
+
+
+@pytest.mark.parametrize(
+    ("options", "docker"),
+    [
+        ((), {"dockerfile": "Dockerfile"}),
+        (("--use-docker",), {"dockerfile": "Dockerfile"}),
+        (("--docker-image", "a/b"), {"image": "a/b"}),
+        (("--no-docker",), None),
+    ],
+)
+def test_data_is_processed_in_the_image_that_a_training_would_have(
+    training, deployed, runctl, options, docker
+):
+    write(training, "Dockerfile")
+    words = (*DATA, *options, "training/train.py")
+    done = runctl("aws", "process", "--dry-run", "--json", *words)
+    assert done.code == 0, done.stderr
+    assert done.document["request"].get("docker") == docker
+    if docker:  # the roadmap's form
+        after = planned(runctl, *options, "training/train.py", *DATA)
+        assert (after["kind"], after["docker"]) == ("process", docker)
+
+
 def test_other_words_after_the_script_are_its_own_and_so_is_everything_after_two_dashes(
     training, deployed, runctl
 ):

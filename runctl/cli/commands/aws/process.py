@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from runctl.cli.commands.aws.field_options import field_parameters
-from runctl.cli.commands.aws.job_options import DryRun, Project
+from runctl.cli.commands.aws.job_options import DryRun, NoDocker, Project, UseDocker
 from runctl.cli.invocation import Invocation
 from runctl.model.kinds import PROCESS
 
 # The options of fields that such a run does not have.
 _LEFT_OUT = frozenset({"input", "checkpoint_dir"})
-_LEFT_OUT_PANELS = frozenset({"Docker"})
 
 
 def process(
@@ -47,6 +46,8 @@ def process(
     project: Project = "",
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return.")] = False,
     dry_run: DryRun = False,
+    use_docker: UseDocker = False,
+    no_docker: NoDocker = False,
     **fields: Any,
 ) -> None:
     """Process data in S3: split an input into shards, and call a script for each of them.
@@ -65,7 +66,7 @@ def process(
         project=project,
         detach=detach,
         dry_run=dry_run,
-        docker=DockerChoice(avoid=True),
+        docker=DockerChoice(use=use_docker, avoid=no_docker),
         kind=PROCESS,
     )
     start_run(invocation, start, fields)
@@ -74,12 +75,8 @@ def process(
 def _with_field_options(function: Any) -> inspect.Signature:
     """Return a function's signature with the options of the table in place of its `**fields`."""
     *own, _ = inspect.signature(function, eval_str=True).parameters.values()
-    return inspect.Signature([*own, *filter(_is_offered, field_parameters(kind=PROCESS))])
-
-
-def _is_offered(parameter: inspect.Parameter) -> bool:
-    (option,) = parameter.annotation.__metadata__
-    return parameter.name not in _LEFT_OUT and option.rich_help_panel not in _LEFT_OUT_PANELS
+    offered = [each for each in field_parameters(kind=PROCESS) if each.name not in _LEFT_OUT]
+    return inspect.Signature([*own, *offered])
 
 
 process.__signature__ = _with_field_options(process)  # type: ignore[attr-defined]

@@ -38,7 +38,7 @@ from runctl.cli.project.dockerfiles import PLACES
 from runctl.cli.project.left_out_report import report_left_out
 from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
-from runctl.model.kinds import PROCESS, TRAIN
+from runctl.model.kinds import TRAIN
 from runctl.model.request_checks import INSTANCE_ID
 from runctl.model.resource_options import SMALL_INSTANCE_TYPES
 from runctl.report.processing_job import is_processing_job
@@ -86,8 +86,6 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
         words, fields = (words[0], *read.args), dict(read.fields)
         if read.note:
             invocation.output.note(read.note)
-    if fields.get("kind") == PROCESS and not docker.use:
-        docker = replace(docker, avoid=True)  # a Dockerfile of the project is for other runs
     location = locate(invocation, start.project)
     if not words and (start.is_command or not _may_have_command(docker, fields, location)):
         after = f" after {instance_id}" if instance_id else ""
