@@ -11,10 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runctl.local.client import LocalCloudClient
 
 VERSION = "1.2.764.0"
+VARIABLE = "AWS_SSM_START_SESSION_RESPONSE"
 CHECK_SECONDS = 0.5
 CHUNK_BYTES = 64 * 1024
 
@@ -23,24 +25,54 @@ def main(arguments: Sequence[str]) -> int:
     """Forward the port of a session until it ends.
 
     The arguments are those that the AWS CLI gives the plugin: the response of StartSession or the
-    variable that contains it, region, operation, profile, the request, and the endpoint.
+    variable that contains it, region, operation, profile, the request, and the endpoint. Whatever
+    AWS's plugin could not use ends this one, too; like that, it returns 0 and says why.
     """
     if list(arguments) == ["--version"]:
         print(VERSION)
         return 0
-    response, _region, operation, _profile, request, endpoint = arguments
-    if operation != "StartSession":
-        print(f"{operation} is not supported", file=sys.stderr)
-        return 1
-    answer = json.loads(os.environ.get(response, response))
-    local_port = int(json.loads(request)["Parameters"]["localPortNumber"][0])
-    client = LocalCloudClient(endpoint)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_forward(client, answer["SessionId"], answer["TokenValue"], local_port))
+    try:
+        call = _read(arguments)
+    except (KeyError, TypeError, ValueError) as exc:
+        print(f"Cannot perform start session: {exc!r}")
+        return 0
+    print(f"\nStarting session with SessionId: {call.session_id}", flush=True)
+    client = LocalCloudClient(call.endpoint)
+    try:
+        asyncio.run(_forward(client, call))
+    except KeyboardInterrupt:
+        print("Terminate signal received, exiting.")
     return 0
 
 
-async def _forward(client: LocalCloudClient, session_id: str, token: str, local_port: int) -> None:
+@dataclass(frozen=True)
+class _Call:
+    session_id: str
+    token: str
+    local_port: int
+    endpoint: str
+
+
+def _read(arguments: Sequence[str]) -> _Call:
+    """Read the arguments; KeyError, TypeError or ValueError for what AWS's plugin refuses."""
+    response, region, operation, profile, request, endpoint = arguments
+    if operation != "StartSession":
+        raise ValueError(f"Invalid Operation {operation}")
+    if not region or not endpoint.startswith(("http://", "https://")):
+        raise ValueError(f"no region and endpoint: {region!r}, {endpoint!r}")
+    if profile.startswith("{"):
+        raise ValueError("the request is where the profile belongs")
+    answer = json.loads(os.environ.pop(VARIABLE, "") if response == VARIABLE else response)
+    given = json.loads(request)
+    fields = [answer["SessionId"], answer["TokenValue"], answer["StreamUrl"], given["Target"]]
+    (remote,), (local,) = (given["Parameters"][name] for name in ("portNumber", "localPortNumber"))
+    if not all(isinstance(field, str) and field for field in [*fields, remote, local]):
+        raise TypeError(f"not all of {[*map(type, fields)]} are texts")
+    return _Call(answer["SessionId"], answer["TokenValue"], int(local), endpoint)
+
+
+async def _forward(client: LocalCloudClient, call: _Call) -> None:
+    session_id, token, local_port = call.session_id, call.token, call.local_port
     session = await asyncio.to_thread(client.session, session_id, token)
     carried: set[asyncio.Task[None]] = set()
 

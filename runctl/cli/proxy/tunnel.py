@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runctl.model.errors import RequestError, RunctlError, TransientError
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 PLUGIN = "session-manager-plugin"
 MISSING = (
-    f"{PLUGIN} is missing, which carries the connections; install it: "
+    f"{PLUGIN} is missing, which carries the connections; install it, and open a new terminal if "
+    "it was installed just now: "
     "https://docs.aws.amazon.com/systems-manager/latest/userguide/"
     "session-manager-working-with-install-plugin.html"
 )
@@ -28,9 +32,14 @@ MISSING = (
 # argument only its user can see.
 LAST_WITHOUT_VARIABLE = (1, 2, 497, 0)
 VARIABLE = "AWS_SSM_START_SESSION_RESPONSE"
-OPENED = b"Waiting for connections"
+# Its last words before it accepts connections. With agents that carry one connection at a time it
+# prints nothing after them.
+OPENED = re.compile(rb"Port \d+ opened for sessionId ")
 OPEN_SECONDS = 30.0
-END_SECONDS = 5.0
+END_SECONDS = 3.0
+VERSION_SECONDS = 60.0
+# Windows has no interrupt for a process without a console: there the plugin is terminated.
+_INTERRUPT = signal.SIGTERM if sys.platform == "win32" else signal.SIGINT
 ANSWER_SECONDS = 5.0
 
 
@@ -50,9 +59,16 @@ def find_plugin(*, is_local: bool, profile: str = "") -> Plugin:
     path = shutil.which(PLUGIN)
     if path is None:
         raise RequestError(MISSING)
-    asked = subprocess.run(
-        [path, "--version"], capture_output=True, text=True, check=False, timeout=60
-    )
+    try:
+        asked = subprocess.run(
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=VERSION_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise RequestError(f"{path} does not run: {exc}; install it again") from exc
     numbers = asked.stdout.strip().split(".")
     is_known = asked.returncode == 0 and all(number.isdigit() for number in numbers)
     version = tuple(int(number) for number in numbers) if is_known else ()
@@ -123,7 +139,7 @@ class Tunnel:
         printed: list[str] = []
         async for line in process.stdout:
             printed.append(line.decode(errors="replace").strip())
-            if OPENED in line:
+            if OPENED.search(line):
                 # It goes on printing; a full pipe would stop it.
                 self._reading = asyncio.create_task(_drain(process.stdout))
                 return
@@ -149,19 +165,26 @@ class Tunnel:
         if self._reading is not None:
             self._reading.cancel()
         process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), END_SECONDS)
-            except (TimeoutError, asyncio.TimeoutError):
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        if process is not None:
+            await _end(process)
         if self._session_id:
             session_id, self._session_id = self._session_id, ""
             with contextlib.suppress(RunctlError):
                 await asyncio.to_thread(self._sessions.end, session_id)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Interrupt the plugin, which handles that: SIGTERM would leave its socket file behind.
+
+    It ignores an interrupt, as runctl does, if a shell has started them in the background.
+    """
+    for ask in (partial(process.send_signal, _INTERRUPT), process.terminate, process.kill):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            ask()
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), END_SECONDS)
 
 
 async def _drain(stream: asyncio.StreamReader) -> None:
