@@ -34,6 +34,7 @@ NEW = timedelta(seconds=30)
 _NEVER = datetime.min.replace(tzinfo=timezone.utc)
 
 logger = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()
 
 
 def _utc_now() -> datetime:
@@ -181,7 +182,7 @@ class IssuedCredentials(RefreshableCredentials):
         with self._changed:
             pause = min(self._pause, longest)
             self._pause = min(pause * GROWTH, MAX_PAUSE)
-            jitter = random.uniform(0.8, 1.2)  # noqa: S311
+            jitter = _RANDOM.uniform(0.8, 1.2)
             wanted = self._wanted
             self._changed.wait_for(
                 lambda: self._wanted not in {None, wanted}, pause.total_seconds() * jitter

@@ -17,6 +17,7 @@ from runctl.model.stored_data import ItemKey, ObjectVersion
 
 _MAX_ITEMS_PER_DELETE = 25
 _MAX_ROUNDS = 8
+_RANDOM = random.SystemRandom()
 
 
 class GetClient(Protocol):
@@ -136,5 +137,5 @@ class RunData:
             requests = answer.get("UnprocessedItems", {}).get(self._table, [])
             if not requests:
                 return
-            time.sleep(random.uniform(0, 0.1 * 2**turn))  # noqa: S311
+            time.sleep(_RANDOM.uniform(0, 0.1 * 2**turn))
         raise TransientError("DynamoDB kept leaving items of a batch in place; try again")

@@ -17,6 +17,8 @@ MAX_CONFLICTS = 8
 FAILED_CONDITION = "ConditionalCheckFailed"
 PASSING = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
+_RANDOM = random.SystemRandom()
+
 Result = TypeVar("Result")
 Sleep = Callable[[float], None]
 
@@ -51,7 +53,7 @@ class Table:
             yield from (deserialize(item) for item in answer["Responses"].get(self._table, []))
             if left := answer.get("UnprocessedKeys", {}).get(self._table):
                 waiting += left["Keys"]
-                self._sleep(random.uniform(0.05, 0.2))  # noqa: S311
+                self._sleep(_RANDOM.uniform(0.05, 0.2))
         if waiting:
             raise TransientError("DynamoDB kept leaving keys of a batch unread")
 
@@ -115,7 +117,7 @@ class Table:
                 except ClientError as exc:
                     if not _is_conflict(exc):
                         raise
-            self._sleep(random.uniform(0, 0.05 * 2**turn))  # noqa: S311
+            self._sleep(_RANDOM.uniform(0, 0.05 * 2**turn))
         raise TransientError("writes to the ledger kept conflicting with others")
 
 

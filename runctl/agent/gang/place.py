@@ -15,6 +15,7 @@ MAX_POLL = timedelta(seconds=10)
 SLOWER = 1.25
 
 logger = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()
 
 
 def find_node(settings: Settings, ledger: AgentLedger, mailbox: Mailbox) -> Node | None:
@@ -44,6 +45,6 @@ def find_node(settings: Settings, ledger: AgentLedger, mailbox: Mailbox) -> Node
                 return None
         # Usually the launch is recorded within a second or two, but while EC2 or DynamoDB refuse,
         # all machines of the gang would read the ledger twice a second.
-        mailbox.wait(poll * random.uniform(0.8, 1.2))  # noqa: S311
+        mailbox.wait(poll * _RANDOM.uniform(0.8, 1.2))
         poll = min(SLOWER * poll, MAX_POLL.total_seconds())
     return None

@@ -18,6 +18,7 @@ MAX_POLL = timedelta(seconds=10)
 MAX_STAY = timedelta(minutes=20)
 
 logger = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()
 
 
 class GangStay:
@@ -63,7 +64,7 @@ class GangStay:
                 if has_ended or node is not None:
                     return node
                 poll = POLL
-            mailbox.wait(poll.total_seconds() * random.uniform(0.8, 1.2))  # noqa: S311
+            mailbox.wait(poll.total_seconds() * _RANDOM.uniform(0.8, 1.2))
         logger.info("there was no other attempt for %.0f minutes", MAX_STAY.total_seconds() / 60)
         return None
 

@@ -27,6 +27,7 @@ MAX_WAIT = 15.0
 MARGIN = 0.1
 
 logger = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()
 
 
 class RankPulses(Protocol):
@@ -189,4 +190,4 @@ class GangWatch:
 
 def _jittered(seconds: float) -> float:
     """Return slightly less than `seconds`, so that nodes do not all read at once."""
-    return seconds * random.uniform(0.85, 1.0)  # noqa: S311 - not for security
+    return seconds * _RANDOM.uniform(0.85, 1.0)

@@ -26,6 +26,7 @@ UNTIL_KEPT = timedelta(seconds=60)
 MAX_SILENCE = timedelta(seconds=60)
 
 logger = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()
 
 
 class WarmOffer:
@@ -88,7 +89,7 @@ class WarmOffer:
                     keep = timedelta(seconds=held.keep_seconds) + MARGIN
                     until, is_kept = now + keep.total_seconds(), True
                 poll = FIRST_POLL if now - began < SOON.total_seconds() else POLL
-            mailbox.wait(poll.total_seconds() * random.uniform(0.8, 1.2))  # noqa: S311
+            mailbox.wait(poll.total_seconds() * _RANDOM.uniform(0.8, 1.2))
 
     def _find(self) -> WarmInstance | None:
         return self._items.find_warm(self._group_id, self._settings.instance_id)

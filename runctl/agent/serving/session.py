@@ -36,6 +36,7 @@ PUBLISH_EVERY = 5.0
 EXIT_POLL = 0.05
 
 logger = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +204,7 @@ class ServingSession:
         self._ends.append(now)
         if verdict and not self._was_ready:
             return self._failed(known.code or -signal.SIGTERM, f"{what}{hint}{words}")
-        chance = random.random()  # noqa: S311 - it spreads the starts of replicas
+        chance = _RANDOM.random()
         delay = restart_delay(self._ends, now=now, chance=chance, was_ready=self._was_ready)
         if delay is not None:
             self._pause(delay)
