@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 from typer.testing import CliRunner
 
 from runctl.cli.main import app
@@ -54,8 +53,7 @@ def moto_server() -> Iterator[str]:
 @pytest.fixture
 def deployed(moto_server: str) -> Deployed:
     """A fresh deployment."""
-    requests.post(f"{moto_server}/moto-api/reset", timeout=10)
-    return Deployed(moto_server).deploy()
+    return Deployed(moto_server).deploy_anew()
 
 
 @pytest.fixture(autouse=True)

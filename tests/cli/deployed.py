@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
+import requests
+
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.clients import Clients, Connection
 from runctl.aws.ledger import DynamoLedger
@@ -60,6 +62,11 @@ class Deployed:
             "AWS_REGION": REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def deploy_anew(self) -> "Deployed":
+        """Deploy to a server from which everything else is removed."""
+        requests.post(f"{self.url}/moto-api/reset", timeout=10)
+        return self.deploy()
 
     def deploy(self) -> "Deployed":
         get = self.clients.get
