@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from runctl.aws.trial_ledger import DynamoTrialLedger
     from runctl.aws.versions import VersionStore
     from runctl.aws.workflow import StepFunctions
+    from runctl.policy.session_policy import Place
 
 
 class Clock(Protocol):
@@ -396,20 +397,28 @@ class AwsServices:
     def run_sessions(self) -> RunSessions:
         """The sessions for runs and for their trainers."""
         from runctl.aws.run_sessions import RunSessions
-        from runctl.policy.session_policy import Place
 
-        role = self._known("run_role")
         return RunSessions(
             self.clients.get("sts"),
-            run_role=role,
+            run_role=self._known("run_role"),
             trainer_role=self._known("trainer_role"),
-            place=Place(
-                bucket=self._known("bucket"),
-                region=self._known("region"),
-                account=role.split(":")[4],
-                partition=role.split(":")[1],
-            ),
+            place=self.place,
             table=self._known("table"),
+        )
+
+    @property
+    def place(self) -> Place:
+        """Where the resources are that the policies of sessions name."""
+        from runctl.policy.session_policy import Place
+
+        # The function that opens sessions knows the one ARN, those that prepare runs the other.
+        arn = self.deployment.run_role or self._known("state_machine_arn")
+        _, partition, _, _, account, *_ = arn.split(":")
+        return Place(
+            bucket=self._known("bucket"),
+            region=self._known("region"),
+            account=account,
+            partition=partition,
         )
 
     def _known(self, field: str) -> str:

@@ -35,6 +35,7 @@ from runctl.model.shard import PlanHeader
 from runctl.policy.deployment_limits import problems_with_limits
 from runctl.policy.disk_size import known_bytes, problem_with_disk
 from runctl.policy.images import problem_with_images
+from runctl.policy.session_policy import problems_with_session
 
 # Step Functions defines this key of the input: the console links the two executions by it.
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
@@ -135,6 +136,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
         exposed = [KEPT_INPUT] if _contains_secrets(document) else []
         raise InvalidRequestError((*problems, *exc.problems, *exposed)) from exc
     problems += problems_with_the_world(services, request)
+    problems += problems_with_session(request, execution.name, services.place)
     problems_with_inputs, input_bytes = check_inputs(
         services, request.staged_inputs, fields=INPUT_FIELDS
     )
@@ -292,6 +294,9 @@ def _continue(services: Services, execution: ExecutionStart, document: Mapping[s
             execution_arn=execution.arn,
             first_attempt=first_attempt,
         )
+    # The rules of the version that recorded the run may have been others.
+    if problems_found := problems_with_session(run.request, run_id, services.place):
+        raise InvalidRequestError(problems_found)
     if run.execution_arn != execution.arn:
         _close(services, run)
     if run.subject is not None:

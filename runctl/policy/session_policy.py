@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runctl.model import identity
-from runctl.model.errors import RequestError
+from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.input_sources import parse_input
 from runctl.model.kinds import PROCESS
 from runctl.model.request import RunRequest
@@ -55,8 +55,8 @@ def run_policy(
 
     If it is too long, keys in other buckets give way to those buckets, keys of shared prefixes to
     the prefixes, then secrets to those that the deployment lists, and other buckets to those that
-    the deployment lists; never what is named of another run to more of it. Raises RequestError if
-    that is not enough.
+    the deployment lists; never what is named of another run to more of it. Raises
+    InvalidRequestError if that is not enough.
     """
     exact = _sources(request, place)
     wide = _widened(exact)
@@ -70,11 +70,24 @@ def run_policy(
         text = _text(list(_statements(request, run_id, place, sources, named)))
         if len(text) <= most:
             return text
-    raise RequestError(
-        f"inputs: the session of the run cannot name {len(wide.own)} objects of other runs: its "
-        f"policy would have {len(text):,} of {most:,} characters; copy them below one prefix of "
+    problem = (
+        f"the session of the run cannot name {len(wide.own)} objects of other runs: its policy "
+        f"would have {len(text):,} of {most:,} characters; copy them below one prefix of "
         f"{identity.INPUTS_PREFIX}"
     )
+    raise InvalidRequestError((Problem("inputs", problem),))
+
+
+def problems_with_session(request: RunRequest, run_id: str, place: Place) -> tuple[Problem, ...]:
+    """Return why no session could be limited to what a request names, before a run has begun.
+
+    STS may still refuse a policy that is short enough: only its answer says how well it packs.
+    """
+    try:
+        run_policy(request, run_id, place)
+    except InvalidRequestError as exc:
+        return exc.problems
+    return ()
 
 
 def warm_policy(place: Place, *, table: str) -> str:

@@ -49,7 +49,10 @@ class StorageCapabilities(CapabilitiesBase):
         return Capability(variables={"RUNCTL_BUCKET": self._storage.bucket.bucket_name})
 
     def objects(self) -> Capability:
-        """Check that an object exists, in our bucket and those that the context names."""
+        """Check that an object exists, in our bucket and those that the context names.
+
+        The ARN of the state machine says in which account a run's policy names objects.
+        """
         buckets = [
             self._storage.bucket.bucket_arn,
             *(f"arn:aws:s3:::{name}" for name in self._settings.readable_buckets),
@@ -60,7 +63,10 @@ class StorageCapabilities(CapabilitiesBase):
                 # Without it S3 answers 403 for an object that does not exist.
                 allow(["s3:ListBucket"], buckets),
             ],
-            variables=self.bucket_name().variables,
+            variables={
+                **self.bucket_name().variables,
+                "RUNCTL_STATE_MACHINE_ARN": self._settings.state_machine_arn,
+            },
         )
 
     def prepare_jobs(self) -> Capability:

@@ -56,6 +56,7 @@ from runctl.model.secret_references import SecretReference
 from runctl.model.shard import PlanHeader
 from runctl.model.subject import pin_of, pinned_keys, pins_by
 from runctl.model.type_network import TypeNetwork
+from runctl.policy.session_policy import Place
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -1072,6 +1073,7 @@ class World:
         self.secrets = FakeSecrets()
         self.builds = FakeBuilds()
         self.log_group = "/runctl/trainer"
+        self.place = Place(bucket="bucket", region="us-east-1", account="123456789012")
         self.manifests: dict[str, Manifest] = {}
 
     def checkpoints(self, run_id: str) -> "FakeCheckpoints":
@@ -1101,7 +1103,7 @@ class Fragile:
     def __init__(
         self, world: World, *, fuse: int, after: bool, error: Exception | None = None
     ) -> None:
-        self.clock = world.clock
+        self.clock, self.place = world.clock, world.place
         self.left = fuse
         self.after = after
         self.error = error

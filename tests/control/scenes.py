@@ -7,6 +7,8 @@ from tests.control.steps import launch_instances, prepare_run, train
 
 RUN = "run-1"
 ARN = "arn:run-1"
+# More of other runs than the policy of a session has room for.
+OF_OTHER_RUNS = {f"i{n}": f"s3://bucket/runs/{'r' * 50}{n:03}/outputs/x" for n in range(20)}
 REQUEST = {"command": ["train"], "instance_types": ["m5.large", "c5.large"], "max_attempts": 10}
 
 

@@ -1,5 +1,6 @@
 """PrepareRun reports all problems at once, and has the same result when it is repeated."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,10 +10,20 @@ from runctl.model.deployment_limits import DeploymentLimits
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import MachineKind
+from runctl.model.request import RunRequest
 from runctl.model.root_volume import RootVolume
 from runctl.model.type_network import TypeNetwork
 from tests.control.fakes import START, World
-from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, training
+from tests.control.scenes import (
+    ARN,
+    OF_OTHER_RUNS,
+    REQUEST,
+    RUN,
+    execution,
+    launched,
+    prepared,
+    training,
+)
 from tests.control.steps import prepare_run
 
 END = {"status": RunStatus.FAILED, "reason": "over", "now": START}
@@ -69,6 +80,38 @@ def test_inputs_that_cannot_be_staged_are_reported_with_all_other_problems(monke
     assert "may not be read" in found["inputs.secret"]
     assert "copy it below s3://bucket/inputs/" in found["inputs.own"]
     assert world.ledger.runs == {}
+
+
+def stored_outputs(world: World) -> World:
+    world.inputs.sizes = {
+        ("bucket", uri.removeprefix("s3://bucket/")): 1 for uri in OF_OTHER_RUNS.values()
+    }
+    return world
+
+
+def test_what_no_session_could_be_limited_to_is_refused_before_the_run_exists():
+    world = stored_outputs(World())
+    with pytest.raises(InvalidRequestError) as caught:
+        prepare_run(world, execution("a b"), {**REQUEST, "inputs": OF_OTHER_RUNS})
+    assert [problem.field for problem in caught.value.problems] == ["execution name", "inputs"]
+    assert "cannot name 20 objects of other runs" in str(caught.value)
+    assert "copy them below one prefix of inputs/" in str(caught.value)
+    assert world.ledger.runs == {}
+    few = dict(list(OF_OTHER_RUNS.items())[:3])
+    assert prepare_run(world, execution(), {**REQUEST, "inputs": few})["attempt"] == 1
+
+
+def test_a_recorded_run_that_gets_no_session_is_not_continued():
+    world = stored_outputs(prepared())
+    world.workflow.running.clear()
+    world.ledger.end_run(RUN, **END)
+    held = world.ledger.find_run(RUN)
+    world.ledger.runs[RUN] = replace(
+        held, request=RunRequest.from_stored({**REQUEST, "inputs": OF_OTHER_RUNS})
+    )
+    with pytest.raises(InvalidRequestError, match="inputs: the session of the run cannot name 20"):
+        prepare_run(world, execution("run-1-r2"), {"run_id": RUN})
+    assert world.ledger.find_run(RUN).ended is RunStatus.FAILED
 
 
 def test_a_disk_that_ec2_would_refuse_is_reported_with_all_other_problems():

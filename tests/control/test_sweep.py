@@ -13,6 +13,7 @@ from runctl.model.node import NodeId, NodeProgress
 from runctl.model.outcome import RunStatus
 from runctl.model.trial import TrialState
 from tests.control.fakes import START
+from tests.control.scenes import OF_OTHER_RUNS
 from tests.control.steps import prepare_run
 from tests.control.sweeps import REQUEST, SWEEP, ExecutionStart, SweepWorld
 
@@ -33,6 +34,14 @@ def test_a_sweep_is_recorded_with_its_trials(world: SweepWorld) -> None:
     assert prepared.numbers == tuple(range(1, 10))
     assert world.prepare() == prepared
     assert world.groups.find_group(SWEEP).kind == "sweep"
+
+
+def test_what_no_trial_could_be_limited_to_is_refused_before_the_sweep_exists(
+    world: SweepWorld,
+) -> None:
+    with pytest.raises(InvalidRequestError, match="inputs: the session of the run cannot name 20"):
+        world.prepare({**REQUEST, "inputs": OF_OTHER_RUNS})
+    assert world.groups.find_group(SWEEP) is None
 
 
 def test_a_trial_is_a_run_with_its_hyperparameters(world: SweepWorld) -> None:

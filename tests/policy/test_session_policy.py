@@ -16,6 +16,7 @@ from runctl.policy.session_policy import (
     Place,
     job_of,
     pattern_of,
+    problems_with_session,
     run_policy,
     trainer_policy,
     warm_policy,
@@ -215,6 +216,19 @@ def test_inputs_of_too_many_runs_are_refused_with_the_remedy():
     inputs = {f"i{n}": f"s3://ours/runs/{'r' * 50}{n:03}/outputs/x/" for n in range(60)}
     with pytest.raises(RequestError, match=r"inputs: .* copy them below one prefix of inputs/"):
         run_policy(request(inputs=inputs), "a", PLACE)
+
+
+@given(st.integers(0, 40), st.integers(1, 60))
+def test_a_request_has_problems_exactly_if_its_session_would_be_refused(count, length):
+    inputs = {f"i{n}": f"s3://ours/runs/{'r' * length}{n:03}/outputs/x/" for n in range(count)}
+    asked = request(inputs=inputs)
+    problems = problems_with_session(asked, "a", PLACE)
+    refused = ""
+    try:
+        run_policy(asked, "a", PLACE)
+    except RequestError as exc:
+        refused = str(exc)
+    assert [str(problem) for problem in problems] == ([refused] if refused else [])
 
 
 def test_a_policy_that_sts_could_not_pack_is_made_shorter():

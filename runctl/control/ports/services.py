@@ -17,6 +17,7 @@ from runctl.control.ports.storage import (
     Secrets,
 )
 from runctl.control.ports.workflow import Notices, Workflow
+from runctl.policy.session_policy import Place
 
 
 class Clock(Protocol):
@@ -33,6 +34,11 @@ class Services(Protocol):
     @property
     def clock(self) -> Clock:
         """The time."""
+        ...
+
+    @property
+    def place(self) -> Place:
+        """Where the deployment's resources are."""
         ...
 
     @property

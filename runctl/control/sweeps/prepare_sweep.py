@@ -1,6 +1,6 @@
 """PrepareSweep: validates the request of a sweep, and records the sweep or continues it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runctl.control.check_inputs import check_inputs
@@ -13,9 +13,11 @@ from runctl.control.sweeps.trials import settle_trial
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.group import Group
 from runctl.model.identity import RUN_ID
+from runctl.model.request import RunRequest
 from runctl.model.request_checks import problem_with_deadline
-from runctl.model.sweep_request import parse_sweep_request
+from runctl.model.sweep_request import SweepRequest, parse_sweep_request, trial_document
 from runctl.model.trial import MAX_SWEEP_NAME, UNFINISHED, trial_run_id
+from runctl.policy.session_policy import problems_with_session
 
 KIND = "sweep"
 NAME_RULE = f"1 to {MAX_SWEEP_NAME} letters, digits, '_' or '-'"
@@ -50,6 +52,16 @@ def prepare_sweep(
     )
 
 
+def _problems_with_session(
+    services: SweepServices, request: SweepRequest, group_id: str
+) -> Sequence[Problem]:
+    """Check the request of a trial, as it would be refused for each of them."""
+    number = request.sweep.trials
+    document = trial_document(request, group_id=group_id, number=number, chosen={})
+    trial = RunRequest.from_stored(document)
+    return problems_with_session(trial, trial_run_id(group_id, number), services.place)
+
+
 def _create(services: SweepServices, execution: ExecutionStart, document: Any) -> Group:
     problems: list[Problem] = []
     name = execution.name
@@ -60,6 +72,7 @@ def _create(services: SweepServices, execution: ExecutionStart, document: Any) -
     except InvalidRequestError as exc:
         raise InvalidRequestError((*problems, *exc.problems)) from exc
     problems += problems_with_the_world(services, request)
+    problems += _problems_with_session(services, request, name)
     problems += check_inputs(services, request.staged_inputs)[0]
     deadline = request.sweep.deadline
     if deadline is not None and (problem := problem_with_deadline(deadline, services.clock.now())):

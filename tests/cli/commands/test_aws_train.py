@@ -149,6 +149,14 @@ def test_a_dry_run_shows_the_exact_request_and_starts_nothing(project, deployed,
     assert request_of(deployed, "dry") == document["request"]
 
 
+def test_a_dry_run_says_that_no_session_could_be_limited_to_a_request(project, deployed, runctl):
+    place = f"s3://{BUCKET}/runs/{'r' * 50}"
+    words = [f"--input=i{number}={place}{number}/outputs/x" for number in range(20)]
+    done = runctl("aws", "train", "--dry-run", *words, "train.py")
+    assert (done.code, deployed.executions()) == (2, [])
+    assert "inputs: the session of the run cannot name 21 objects of other runs" in done.stderr
+
+
 def test_settings_are_defaults(project, deployed, runctl):
     (project / ".runctl.toml").write_text('market = "on-demand"\nmax_attempts = 2\n')
     runctl("aws", "train", "--detach", "--name", "x", "--max-attempts", "9", "train.py")

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from runctl.cli.project.package import Package, pack_project
+from runctl.model.errors import InvalidRequestError
 from runctl.model.plain_secrets import mask_request
+from runctl.model.request import RunRequest
+from runctl.policy.session_policy import problems_with_session
 from runctl.report.processing_job import is_processing_job
 from runctl.report.wording import format_size
 
@@ -62,7 +65,13 @@ def show(
     left_out: list[dict[str, Any]],
     sweep: Mapping[str, Any] | None = None,
 ) -> None:
-    """Show what `submit` would upload and start; `sweep` is what the runs of a sweep try."""
+    """Show what `submit` would upload and start; `sweep` is what the runs of a sweep try.
+
+    Raises InvalidRequestError for a request that no session of the run could be limited to.
+    """
+    stored = RunRequest.from_stored(job.request)
+    if problems := problems_with_session(stored, job.name, cloud.place):
+        raise InvalidRequestError(problems)
     request = mask_request(job.request)
     if sweep is not None:
         request["sweep"] = dict(sweep)
