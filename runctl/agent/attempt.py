@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from runctl.agent.conclusion import make_conclusion
@@ -266,7 +267,11 @@ class AttemptRunner:
             if request.kind == PROCESS:
                 run = self._preparation.read_run()
                 return process_shards(parts, run, prepared, env=env, credentials=credentials)
-            part = None if self._gang is None else self._gang.meet(request, prepared, env)
+            part = None
+            if self._gang is not None:
+                restore_before = partial(self._preparation.restore_before, request)
+                part = self._gang.meet(request, prepared, env, restore_before)
+                prepared = part.prepared
             training = Training(
                 parts, request, self._store, env=env, credentials=credentials, gang=part
             )

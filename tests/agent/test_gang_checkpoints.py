@@ -80,3 +80,39 @@ while True:""",
     assert outcome.lost_ranks == (1,)
     assert files_of_newest(gang) == first
     assert gang.cloud.run().step == 1
+
+
+def test_a_checkpoint_that_one_node_cannot_restore_is_left_out_by_all(gang):
+    program = SHARDED.replace(
+        "while True:",
+        """(folder / "step-1").mkdir(exist_ok=True)
+(folder / "step-1" / ("rank-" + rank + ".bin")).write_bytes(rank.encode() * 100)
+while True:""",
+        1,
+    )
+    gang.create_run(program=program)
+    gang.open(1, "i-a", "i-b")
+    gang.cloud.give_token()
+    stays, taken = gang.boot("i-a"), gang.boot("i-b")
+    gang.started("1-0")
+    gang.started("1-1")
+    wait_until(lambda: gang.cloud.run().newest is not None, 60)
+    first = gang.cloud.run().newest
+    taken.metadata.give_notice(100)
+    gang.end_attempt()
+    newest = gang.cloud.run().newest
+    assert first < newest
+    # The file of the node that stays is gone from S3, and only there.
+    entries = store_of(gang.cloud).get_manifest(newest).entries
+    lost = next(entry for entry in entries if entry.path == "step-5/rank-0.bin")
+    store_of(gang.cloud).delete_parts([part.sha256 for part in lost.parts])
+    gang.open(2, "i-c", kept=("i-a",))
+    gang.cloud.give_token(2)
+    joins = gang.boot("i-c", attempt=2)
+    assert gang.started("2-0")["files"] == gang.started("2-1")["files"] == ["step-1"]
+    assert f"the checkpoint {newest} is damaged" in joins.agent_log()
+    assert f"restored step 5 from {newest}" in stays.agent_log()
+    assert f"another node could only restore {first}: so does this one" in stays.agent_log()
+    assert {node.progress.resume_step for node in gang.nodes(2)} == {1}
+    gang.end_programs("2")
+    assert gang.end_attempt(2).kind is OutcomeKind.COMPLETED

@@ -10,7 +10,7 @@ import pytest
 from runctl.agent.gang.member import GangMember
 from runctl.agent.gang.network import first_port, interface_of, reserve_port
 from runctl.agent.gang.place import find_node
-from runctl.agent.gang.prints import explain_differences
+from runctl.agent.gang.prints import explain_differences, oldest_checkpoint
 from runctl.agent.gang.pulses import Pulses
 from runctl.agent.gang.rendezvous import Rendezvous
 from runctl.agent.gang.stay import GangStay
@@ -212,6 +212,25 @@ def test_what_differs_is_named_with_its_node():
     assert "node 1 (i-1) has another environment" in explain_differences(
         [node(0, usual), node(1, other)]
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "oldest"),
+    [
+        (("s2", "s2"), None),
+        (("s2", "s1", "s3"), "s1"),
+        (("s1", "s2"), "s1"),
+        # Without any, the beginning would lose all that the others have.
+        (("s2", "none"), None),
+        ((None, "s2"), None),
+    ],
+)
+def test_all_nodes_go_back_to_the_oldest_checkpoint_that_one_has_restored(keys, oldest):
+    nodes = [
+        node(rank, GangReport(prints={"checkpoint": key} if key else {}))
+        for rank, key in enumerate(keys)
+    ]
+    assert oldest_checkpoint(nodes) == oldest
 
 
 def test_each_attempt_has_another_port_and_the_next_free_one_is_taken():

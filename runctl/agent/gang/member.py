@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 from runctl.agent.gang.ports import GangView
 from runctl.agent.gang.pulses import GangProgram, Pulses
-from runctl.agent.gang.rendezvous import Rendezvous
+from runctl.agent.gang.rendezvous import Rendezvous, RestoreBefore
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Program
@@ -40,11 +40,12 @@ logger = logging.getLogger(__name__)
 class GangPart:
     """The part of one node in the program of all.
 
-    `peers` returns the other nodes that train, as the ledger has them. `began` and `ended` take
-    note of the node's own program.
+    `prepared` is what all have agreed to start from. `peers` returns the other nodes that train, as
+    the ledger has them. `began` and `ended` take note of the node's own program.
     """
 
     world: World
+    prepared: Prepared
     peers: Callable[[], Sequence[Node]]
     began: Callable[[Program], None]
     ended: Callable[[], None]
@@ -97,13 +98,20 @@ class GangMember:
         """Take the options of the request, which say how many nodes are active."""
         self._options = options
 
-    def meet(self, request: RunRequest, prepared: Prepared, env: Mapping[str, str]) -> GangPart:
+    def meet(
+        self,
+        request: RunRequest,
+        prepared: Prepared,
+        env: Mapping[str, str],
+        restore_before: RestoreBefore,
+    ) -> GangPart:
         """Wait until all nodes are ready to start the program; return the part of this one.
 
-        `env` are the request's variables. Raises RequestError if the nodes cannot train together,
-        and EndedEarlyError if the attempt ends before they are all there.
+        `env` are the request's variables, and `restore_before` restores an older checkpoint if
+        another node has only that. Raises RequestError if the nodes cannot train together, and
+        EndedEarlyError if the attempt ends before they are all there.
         """
-        world = self._rendezvous.meet(request, prepared, env)
+        world, prepared = self._rendezvous.meet(request, prepared, env, restore_before)
 
         def began(program: Program) -> None:
             self._pulses.begin(
@@ -116,7 +124,13 @@ class GangMember:
                 )
             )
 
-        return GangPart(world=world, peers=self._peers, began=began, ended=self._pulses.end)
+        return GangPart(
+            world=world,
+            prepared=prepared,
+            peers=self._peers,
+            began=began,
+            ended=self._pulses.end,
+        )
 
     def _peers(self) -> tuple[Node, ...]:
         return tuple(node for node in self._active() if node.rank != self._rank)

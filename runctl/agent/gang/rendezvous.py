@@ -5,12 +5,19 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from runctl.agent.gang.network import interface_of, reserve_port
 from runctl.agent.gang.ports import GangView
-from runctl.agent.gang.prints import explain_differences, take_prints
+from runctl.agent.gang.prints import (
+    CHECKPOINT,
+    explain_differences,
+    oldest_checkpoint,
+    print_of_checkpoint,
+    take_prints,
+)
 from runctl.agent.instance.gpu import gpu_devices
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.preparation import Prepared
@@ -38,6 +45,9 @@ NO_TORCH = (
     "nodes; add torch to the project's dependencies, or give a command that starts them itself "
     "(MASTER_ADDR, MASTER_PORT, NODE_RANK, NNODES and NPROC_PER_NODE are in its environment)"
 )
+
+# Restores the newest checkpoint that is not among some, as `Preparation.restore_before` does.
+RestoreBefore = Callable[[Prepared, frozenset[str]], Prepared | None]
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +81,19 @@ class Rendezvous:
         logger.info("this node is a spare, and waits until another one is lost")
         self._wait.wait_until(lambda: False)
 
-    def meet(self, request: RunRequest, prepared: Prepared, env: Mapping[str, str]) -> World:
+    def meet(
+        self,
+        request: RunRequest,
+        prepared: Prepared,
+        env: Mapping[str, str],
+        restore_before: RestoreBefore,
+    ) -> tuple[World, Prepared]:
         """Report that this node is ready, and wait for all others; return its world.
 
-        `env` are the request's variables. Raises RequestError if the nodes cannot train together,
-        and EndedEarlyError if the attempt ends before they are all there.
+        `env` are the request's variables. If another node could only restore an older checkpoint,
+        this one goes back to it by `restore_before`, and what it has prepared then is returned as
+        well. Raises RequestError if the nodes cannot train together, and EndedEarlyError if the
+        attempt ends before they are all there.
         """
         settings = self._settings
         paths = settings.paths
@@ -87,14 +105,9 @@ class Rendezvous:
         prints = self._wait.run_in_background(lambda: take_prints(settings, prepared))
         with contextlib.closing(reserve_port(settings.node)) as port:
             self._progress.report_gang(
-                address=settings.address,
-                port=port.getsockname()[1],
-                processes=processes,
-                prints=prints,
-                is_ready=True,
+                address=settings.address, port=port.getsockname()[1], processes=processes
             )
-            self._progress.enter("wait")
-            nodes = self._await_nodes(request.gang)
+            prepared, nodes = self._agree(request.gang, prepared, prints, restore_before)
         if problem := explain_differences(nodes):
             raise RequestError(f"the nodes cannot train together: {problem}")
         lead = _report_of(nodes[0])
@@ -107,7 +120,7 @@ class Rendezvous:
             lead.address,
             lead.port,
         )
-        return World(
+        world = World(
             rank=settings.rank,
             nodes=len(nodes),
             processes=processes,
@@ -118,9 +131,37 @@ class Rendezvous:
             pulses=pulses,
             has_launcher=has_launcher,
         )
+        return world, prepared
 
-    def _await_nodes(self, options: GangOptions) -> tuple[Node, ...]:
-        """Wait until all active nodes are ready; return them in the order of their ranks."""
+    def _agree(
+        self,
+        options: GangOptions,
+        prepared: Prepared,
+        prints: dict[str, str],
+        restore_before: RestoreBefore,
+    ) -> tuple[Prepared, tuple[Node, ...]]:
+        """Wait until all are ready from the same checkpoint, the oldest that one of them has."""
+        tried: frozenset[str] = frozenset()
+        while True:
+            self._progress.report_gang(prints=prints, is_ready=True)
+            self._progress.enter("wait")
+            nodes = self._await_nodes(options, prints[CHECKPOINT])
+            oldest = oldest_checkpoint(nodes)
+            if oldest is None or oldest >= prints[CHECKPOINT]:
+                return prepared, nodes
+            tried |= {prints[CHECKPOINT]}
+            logger.warning("another node could only restore %s: so does this one", oldest)
+            before = self._wait.run_in_background(partial(restore_before, prepared, tried))
+            if before is None or before.restored is None:
+                return prepared, nodes
+            prepared = before
+            prints = prints | print_of_checkpoint(prepared)
+
+    def _await_nodes(self, options: GangOptions, own: str) -> tuple[Node, ...]:
+        """Wait until all active nodes are ready; return them in the order of their ranks.
+
+        While the `own` checkpoint is the oldest, the others still go back to it.
+        """
         self._view.interval = HURRY
         began, said = time.monotonic(), ""
         try:
@@ -128,7 +169,7 @@ class Rendezvous:
                 attempt = self._view.attempt
                 nodes = () if attempt is None else attempt.nodes[: options.nodes]
                 missing = [node for node in nodes if not _report_of(node).is_ready]
-                if nodes and not missing:
+                if nodes and not missing and oldest_checkpoint(nodes) != own:
                     return nodes
                 waits = ", ".join(f"{node.rank} ({node.instance_id})" for node in missing)
                 if waits != said and time.monotonic() - began >= SLOW_AFTER:
