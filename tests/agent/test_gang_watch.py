@@ -15,7 +15,7 @@ from runctl.model.node import Node, NodeId, NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, KeptNode, Launched, Run
-from runctl.policy.gang_facts import SILENT, Completed, Failed, Lost, Noticed
+from runctl.policy.gang_facts import SILENT, Completed, Failed, Hung, Lost, Noticed
 from runctl.policy.gang_health import NOBODY_JOINED
 
 START = datetime(2026, 5, 1, tzinfo=timezone.utc)
@@ -124,6 +124,41 @@ def test_a_dead_node_is_named_within_15_seconds_whenever_it_dies(phase):
         gang.beat(0, 1, 3)
         gang.watch.check()
         assert gang.now - died < 15.0
+    assert gang.watch.verdict.ranks == (2,)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.7, 1.5, 2.2, 2.9])
+@pytest.mark.parametrize("step", [0.25, 1.0, 8.0])
+def test_a_node_that_hangs_is_named_within_two_steps_and_30_seconds(phase, step):
+    gang = Gang()
+    hangs_at = gang.now + 40 + phase
+
+    def report_all():
+        """Let all agents report, as they do every 3 s; rank 2 has stopped at `hangs_at`."""
+        moved = min(gang.now, hangs_at)
+        done, idle = int(moved / step), gang.now - moved
+        for rank in range(3):
+            waits = idle > 0 and rank != 2
+            pulse = RankPulse(
+                entered=done + 1 if waits else done, left=done, idle_seconds=idle,
+                still_seconds=idle, has_joined=True,
+            )  # fmt: skip
+            self_report = NodeProgress(gang=GangReport(ranks=(pulse,)), timeline={"started": START})
+            gang.change(rank, progress=self_report)
+        gang.beat(0, 1, 2, 3)
+
+    reported_at = gang.now + phase
+    while gang.watch.verdict is None:
+        if reported_at <= gang.watch._due:
+            gang.now = reported_at
+            report_all()
+            reported_at += 3.0
+        else:
+            gang.now = max(gang.now, gang.watch._due)
+            gang.watch.check()
+        assert gang.now - hangs_at < 30.0 + 2 * step
+    assert gang.now >= hangs_at + 20.0
+    assert isinstance(gang.watch.verdict, Hung)
     assert gang.watch.verdict.ranks == (2,)
 
 
