@@ -182,7 +182,11 @@ write_file() {
 make_user() {
     local name=runctl-trainer group problem id=58113
     user=''
-    [ -z "$root" ] || return 0
+    if [ -n "$root" ]; then
+        # Instances of the local cloud have it from their first moment, or cannot have it.
+        user=${RUNCTL_TRAINER_USER:-}
+        return 0
+    fi
     ! getent passwd "$id" >/dev/null || id=''
     if ! problem=$(getent passwd "$name" || useradd --system ${id:+--uid "$id"} --user-group \
         --no-create-home --home-dir /var/lib/runctl/home --shell /usr/sbin/nologin "$name" 2>&1) ||

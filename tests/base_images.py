@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from runctl.local.core.instance import base_python
+from runctl.local.core.interpreter import base_python
 
 FOLDER = Path(__file__).parents[1] / "build/base-images"
 _PATH = "PATH=/usr/local/bin:/usr/bin:/bin"

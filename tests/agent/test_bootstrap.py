@@ -312,6 +312,73 @@ def test_nft_is_installed_where_the_image_lacks_it(boot: Boot, is_reachable: boo
     assert ("nftables could not be installed" in done.stderr) is not is_reachable
 
 
+def make_user(folder: Path, **programs: str) -> subprocess.CompletedProcess[str]:
+    """Run the part of the script that makes the user of a machine of EC2, with some programs.
+
+    The whole script would change the machine that the tests run on.
+    """
+    text = SCRIPT.read_text()
+    function = text[text.index("make_user() {") : text.index("\n}\n", text.index("make_user() {"))]
+    (folder / "shims").mkdir()
+    for name, body in programs.items():
+        (folder / "shims" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / "shims" / name).chmod(0o755)
+    script = 'set -euo pipefail\nroot="" user=""\nsay() { echo "$*" >&2; }\n'
+    return subprocess.run(
+        [str(shutil.which("bash")), "-c", f'{script}{function}\n}}\nmake_user\necho "user=$user"'],
+        env={"PATH": f"{folder / 'shims'}:/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("taken", "has_number"), [("exit 2", True), ('[ "$2" = 58113 ]', False)], ids=["free", "taken"]
+)
+def test_user_gets_its_number_unless_another_has_it(
+    tmp_path: Path, taken: str, has_number: bool
+) -> None:
+    called = tmp_path / "called"
+    done = make_user(tmp_path, getent=taken, useradd=f'echo "$*" >{called}', id="echo 58113")
+    assert done.stdout == "user=runctl-trainer\n", done.stderr
+    words = called.read_text().split()
+    assert ("--uid" in words and "58113" in words) is has_number
+    assert words[-1] == "runctl-trainer"
+
+
+@pytest.mark.parametrize(
+    ("programs", "reason"),
+    [
+        (
+            {"getent": "exit 2", "useradd": "echo 'cannot lock /etc/passwd' >&2; exit 1"},
+            "cannot lock /etc/passwd",
+        ),
+        ({"getent": "exit 2"}, "useradd: command not found"),
+        # Somebody has called root so: its name would not help.
+        ({"getent": "echo runctl-trainer:x:0:0", "id": "echo 0"}, "runctl-trainer:x:0:0"),
+    ],
+    ids=["it fails", "it is missing", "the name is root's"],
+)
+def test_without_the_user_the_settings_name_none_and_the_boot_log_has_the_reason(
+    tmp_path: Path, programs: dict[str, str], reason: str
+) -> None:
+    """So the agent starts no program, unless its request wants root, and reports that."""
+    done = make_user(tmp_path, **programs)
+    assert done.stdout == "user=\n"
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("the user runctl-trainer could not be created: ")
+    assert reason in said
+
+
+def test_local_cloud_names_the_user_that_its_instances_have(boot: Boot) -> None:
+    settings = boot.root / "etc/runctl/agent.env"
+    assert boot.run().returncode == 0
+    assert "RUNCTL_TRAINER_USER=\n" in settings.read_text()
+    assert boot.run(RUNCTL_TRAINER_USER="root").returncode == 0
+    assert "RUNCTL_TRAINER_USER=root\n" in settings.read_text()
+
+
 def test_user_data_without_its_comments_does_the_same(
     boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

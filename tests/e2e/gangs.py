@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runctl.local.core.instance import base_python
+from runctl.local.core.interpreter import base_python
 from runctl.model.outcome import Outcome
 from runctl.model.run import Attempt
 from tests.e2e.testbed import PROJECT, Testbed, wait_for

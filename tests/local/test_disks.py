@@ -25,7 +25,8 @@ sleep 1000
 
 @pytest.fixture
 def cloud_with_disks(tmp_path: Path) -> Iterator[Cloud]:
-    endpoint = daemon.start(tmp_path, die_with_parent=True, own_disks=True)
+    # As root, its console is then the only file that it sees next to its disk.
+    endpoint = daemon.start(tmp_path, die_with_parent=True, own_disks=True, own_user=True)
     try:
         cloud = Cloud(endpoint, LocalCloudClient(endpoint.url))
         cloud.admin.set_knobs(boot_delay=0.05)

@@ -161,6 +161,8 @@ def test_without_namespaces_instances_use_their_root_and_the_cloud_logs_it(
         "it was started with this setting",
     )
     assert cloud.admin.health()["own_paths"]
+    with pytest.raises(LocalCloudError, match=r"own_user: not possible here: (it needs|only root)"):
+        cloud_that_shares.admin.set_knobs(own_user=True)
     shown = "#!/bin/sh\necho $HOME $TMPDIR ${RUNCTL_STATE_DIR:-none}; echo end\n"
     instance_id = cloud_that_shares.launch(shown)
     root = cloud_that_shares.root(instance_id)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import runctl
 from runctl.local.core import private
-from runctl.local.core.instance import base_python
+from runctl.local.core.interpreter import base_python
 from runctl.local.guest import engine
 
 _START_SECONDS = 60.0

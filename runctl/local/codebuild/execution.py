@@ -22,7 +22,7 @@ from runctl.local.codebuild.logs import BuildLog, LogError
 from runctl.local.codebuild.records import BuildRecord
 from runctl.local.codebuild.settings import Variable, variables
 from runctl.local.core import iam
-from runctl.local.core.instance import base_python
+from runctl.local.core.interpreter import base_python
 from runctl.local.core.knobs import Knobs
 
 logger = logging.getLogger(__name__)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -149,18 +146,6 @@ class Instance:
         if self.has_own_disk:
             return self.root.with_name(f"{self.root.name}.console.log")
         return self.root / "var/log/cloud-init-output.log"
-
-
-def base_python() -> str:
-    """Find the interpreter outside any virtual environment, which instances have as `python3`."""
-    candidates: Iterable[Path] = (
-        Path(sys.base_prefix) / "bin/python3",
-        Path(getattr(sys, "_base_executable", sys.executable)),
-    )
-    return next(
-        (str(candidate) for candidate in candidates if os.access(candidate, os.X_OK)),
-        sys.executable,
-    )
 
 
 def new_instance_id() -> str:

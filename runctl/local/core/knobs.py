@@ -23,6 +23,7 @@ class Knobs:
     keep_roots: bool = True
     disk_bytes: int = 0
     own_networks: bool = False
+    own_user: bool = False
     first_process: str = ""
     shared_folders: list[str] = field(default_factory=list)
     heartbeat_scale: float = 1.0
@@ -155,11 +156,12 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
 class Setup:
     """The settings with which a local cloud was started.
 
-    `shares_paths`, `shares_network` and `no_engine` are why instances cannot have paths, networks
-    and Docker engines of their own, or empty.
+    `shares_paths`, `shares_network`, `shares_user` and `no_engine` are why instances cannot have
+    paths, networks, a user for programs and Docker engines of their own, or empty.
     """
 
     knobs: Knobs
     shares_paths: str = ""
     shares_network: str = ""
+    shares_user: str = ""
     no_engine: str = ""

@@ -11,12 +11,16 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import Sequence
+from pathlib import Path
 
+from runctl.local.core import peers
+from runctl.local.core.peers import Address
 from runctl.local.ec2.relay import Relay
 from runctl.local.guest import network_namespaces
 
 _BRIDGE = "br0"
+# Those of the thread's own namespace.
+_CONNECTIONS = Path("/proc/thread-self/net/tcp")
 _INTERFACE = "eth0"
 # One bridge plays the router of the VPC: all of its subnets are reached without a gateway. There is
 # no other route, so that whatever is outside fails at once.
@@ -67,19 +71,26 @@ class Network:
         self._endpoint_relay: Relay | None = None
         self._relays: list[Relay] = []
 
-    async def offer(self, *, endpoint: int, others: Sequence[int]) -> None:
-        """Offer ports of this machine on the instance's loopback; only `endpoint` can be cut."""
-        self._endpoint_relay = await self._relay(endpoint)
-        for port in others:
-            await self._relay(port)
+    async def offer(self, *, endpoint: int, metadata: int) -> None:
+        """Offer two ports of this machine on the instance's loopback; only `endpoint` can be cut.
 
-    async def _relay(self, port: int) -> Relay:
+        The metadata service sees only this process behind its relay, which therefore admits nobody
+        but the user of this process.
+        """
+        self._endpoint_relay = await self._relay(Relay(endpoint), endpoint)
+        await self._relay(Relay(metadata, admits=self._is_own), metadata)
+
+    def _is_own(self, client: Address, server: Address) -> bool:
+        return network_namespaces.within(
+            self.namespace, lambda: peers.is_own(client, server, table=_CONNECTIONS)
+        )
+
+    async def _relay(self, relay: Relay, port: int) -> Relay:
         listener = await asyncio.to_thread(
             network_namespaces.within,
             self.namespace,
             lambda: socket.create_server(("127.0.0.1", port), backlog=256),
         )
-        relay = Relay(port)
         await relay.start(listener)
         self._relays.append(relay)
         return relay

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
+
+from runctl.local.core.peers import Address
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -12,8 +15,14 @@ _CHUNK_BYTES = 256 * 1024
 class Relay:
     """Forwards connections to a port of this machine's loopback, all in one event loop."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(
+        self, port: int, *, admits: Callable[[Address, Address], bool] = lambda *_: True
+    ) -> None:
+        """Forward to `port` whatever `admits` says yes to, given a connection's client and server.
+
+        It is called in a thread of its own.
+        """
+        self._port, self._admits = port, admits
         self._is_open = asyncio.Event()
         self._is_open.set()
         self._server: asyncio.Server | None = None
@@ -54,6 +63,9 @@ class Relay:
             writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = (writer.get_extra_info(name) for name in ("peername", "sockname"))
+        if not await asyncio.to_thread(self._admits, *ends):
+            return
         await self._is_open.wait()
         answers, requests = await asyncio.open_connection("127.0.0.1", self._port)
         try:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from runctl.local.core.instance import CRASHED, Instance, base_python
+from runctl.local.core.instance import CRASHED, Instance
+from runctl.local.core.interpreter import base_python
 from runctl.local.core.knobs import Knobs, Setup
 from runctl.local.core.market import Market
 from runctl.local.ec2 import disks
@@ -21,7 +22,7 @@ from runctl.local.ec2.imds import Metadata
 from runctl.local.ec2.instance_events import InstanceEvents
 from runctl.local.ec2.networks import Network, Switch
 from runctl.local.ec2.supervisor import PACKAGE_ROOT, Supervisor
-from runctl.local.guest import engine, isolation
+from runctl.local.guest import engine, isolation, own_user
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,11 @@ class InstanceRunner:
     def own_paths(self) -> bool:
         """Whether instances have a state folder and a /tmp of their own."""
         return not self.setup.shares_paths
+
+    @property
+    def own_user(self) -> bool:
+        """Whether the programs of instances run as a user of their own."""
+        return self.knobs.own_user
 
     async def run(
         self, instance: Instance, supervisor: Supervisor, *, on_shutdown: Callable[[], None]
@@ -86,7 +92,7 @@ class InstanceRunner:
         network = await asyncio.to_thread(self._switch.join, instance.private_ip)
         self.networks[instance.instance_id] = network
         endpoint, metadata = (urlsplit(url).port for url in (self.endpoint, instance.metadata_url))
-        await network.offer(endpoint=endpoint or 0, others=[metadata or 0])
+        await network.offer(endpoint=endpoint or 0, metadata=metadata or 0)
 
     async def _boot(
         self, instance: Instance, supervisor: Supervisor, on_shutdown: Callable[[], None]
@@ -96,6 +102,9 @@ class InstanceRunner:
             # The knob is the size of the template's root volume; a larger one is larger here, too.
             disks.mount(instance.root, int(self.knobs.disk_bytes * instance.disk_scale))
             instance.has_own_disk = True
+        if self.own_user:
+            # No other user of the machine comes so far: the folder above it is private.
+            instance.root.chmod(0o755)
         for folder in ("tmp", "var/log", "var/lib/cloud", "etc/systemd/system", "run"):
             _make_as_on_ec2(instance.root, folder)
         network = self.networks.get(instance.instance_id)
@@ -128,6 +137,7 @@ class InstanceRunner:
             "grace_seconds": self.knobs.shutdown_grace,
             "env": self._environment(instance),
             "own_paths": self.own_paths,
+            "own_user": self.own_user,
             "shared_folders": self._shared_folders(instance),
             "network": network
             and {
@@ -152,6 +162,7 @@ class InstanceRunner:
             "PATH": ":".join(path),
             "DOCKER_HOST": engine.NO_HOST if self.setup.no_engine else engine.HOST,
             **self._own_folders(root),
+            **({"RUNCTL_TRAINER_USER": own_user.NAME} if self.own_user else {}),
             **self.knobs.environment,
         }
 
@@ -161,8 +172,13 @@ class InstanceRunner:
         return {"HOME": str(isolation.HOME), "RUNCTL_STATE_DIR": str(isolation.STATE)}
 
     def _shared_folders(self, instance: Instance) -> list[str]:
-        """List the folders of this machine that an instance needs, in case they are below /tmp."""
-        needed = {instance.root.parent, PACKAGE_ROOT, Path(self.python).resolve().parents[1]}
+        """List what an instance needs of this machine, in case it is below a folder of its own."""
+        needed = {PACKAGE_ROOT, Path(self.python).resolve().parents[1]}
+        if not self.own_user:
+            needed.add(instance.root.parent)
+        elif instance.has_own_disk:
+            instance.console_log.touch()
+            needed.add(instance.console_log)
         return [*map(str, needed - {Path("/")}), *self.knobs.shared_folders]
 
     async def _run_user_data(self, instance: Instance, supervisor: Supervisor) -> None:

@@ -277,7 +277,9 @@ def main() -> None:
         network_namespaces.enter(network["namespace"], network["host_name"])
     if description["own_paths"]:
         shared = [Path(shared_folder) for shared_folder in description["shared_folders"]]
-        isolation.isolate(root, shared, has_engine=bool(control_group))
+        isolation.isolate(
+            root, shared, has_engine=bool(control_group), has_user=description["own_user"]
+        )
     if network:
         network_namespaces.resolve_host_name(root, network["host_name"], network["address"])
     if control_group:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from runctl.local.guest import engine, namespaces
+from runctl.local.guest import engine, namespaces, own_user
 
 # As the agent knows them: the same in every instance, whatever its root.
 STATE = Path("/var/lib/runctl")
@@ -23,15 +23,19 @@ _PRIVATE: Mapping[Path, str] = MappingProxyType({Path("/tmp"): "tmp", Path("/var
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is covered, not written to
 
 
-def isolate(root: Path, shared: Iterable[Path], *, has_engine: bool = False) -> None:
+def isolate(
+    root: Path, shared: Iterable[Path], *, has_engine: bool = False, has_user: bool = False
+) -> None:
     """Enter a namespace in which this process and its descendants have the instance's paths.
 
     The `shared` folders of the machine stay visible if a private folder would hide them; a folder
     that is shared as a whole is not private. With an engine, the folders of Docker are the
-    instance's own.
+    instance's own. With a user of its own for programs, they reach the root and what is shared, and
+    of other folders that are closed to them nothing is visible at all.
     """
     namespaces.enter()
-    outermost = _outermost([root, *shared])
+    needed = [root, *shared]
+    outermost = _outermost(needed)
     for target, name in _PRIVATE.items():
         if target.is_dir() and not _is_shared(target.resolve(), outermost):
             folder = root / name
@@ -53,6 +57,10 @@ def isolate(root: Path, shared: Iterable[Path], *, has_engine: bool = False) -> 
         namespaces.move(stage, memory)
         if stage.is_mount():  # the root lies there, and was bound along with the mounts below it
             namespaces.detach(stage)
+    if has_user:
+        HOME.chmod(0o700)  # as that of root on EC2
+        own_user.open_ways(needed, stage)
+        own_user.introduce(root)
     stage.rmdir()
     # The root may lie below a folder that is covered now.
     os.chdir(root)
@@ -66,13 +74,11 @@ def _keep_visible(hidden: Path, cover: Path, shared: Iterable[Path]) -> None:
     """Show the shared folders below a folder in the one that will cover it."""
     for folder in shared:
         if hidden in folder.parents:
-            inside = cover / folder.relative_to(hidden)
-            inside.mkdir(parents=True, exist_ok=True)
-            namespaces.bind(folder, inside)
+            namespaces.show_at(folder, cover / folder.relative_to(hidden))
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
-    known = {folder.resolve() for folder in folders if folder.is_dir()}
+    known = {folder.resolve() for folder in folders if folder.exists()}
     return [folder for folder in sorted(known) if not known.intersection(folder.parents)]
 
 

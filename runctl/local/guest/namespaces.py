@@ -83,6 +83,16 @@ def show(entry: os.DirEntry[str], target: Path) -> None:
     bind(Path(entry.path), target)
 
 
+def show_at(path: Path, target: Path) -> None:
+    """Show a file or a folder at another path, making the folders above that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    bind(path, target)
+
+
 def detach(target: Path) -> None:
     """Unmount a folder, even while its files are open."""
     call("umount2", os.fsencode(target), _DETACH)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
-from runctl.local.guest import engine, isolation, namespaces, network_namespaces
+from runctl.local.guest import engine, isolation, namespaces, network_namespaces, own_user
 
 _PROGRAMS = ("dockerd", "docker")
 
@@ -24,6 +25,50 @@ def why_shared_paths(scratch: Path) -> str:
         return namespaces.try_in_child(lambda: isolation.isolate(root, [root]))
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def why_same_user(scratch: Path, python: str, shares_paths: str) -> str:
+    """Return why programs cannot run as a user of their own; empty if they can.
+
+    `python` is the interpreter that instances have, and `shares_paths` is what why_shared_paths
+    returned.
+    """
+    if os.geteuid() != 0:
+        return "only root can start them"
+    if shares_paths:
+        return f"it needs mounts ({shares_paths})"
+    root = Path(tempfile.mkdtemp(dir=scratch)).resolve()
+    root.chmod(0o755)
+    prefix = Path(python).resolve().parents[1]
+
+    def try_out() -> None:
+        os.umask(0o022)
+        isolation.isolate(root, [prefix], has_user=True)
+        _try_python(python, root)
+
+    try:
+        return namespaces.try_in_child(try_out)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _try_python(python: str, root: Path) -> None:
+    """Let the user import something and look into the root; raise OSError if it may not."""
+    program = "import json, os, sys; os.listdir(sys.argv[1])"
+    done = subprocess.run(
+        [python, "-I", "-S", "-c", program, str(root)],
+        user=own_user.UID,
+        group=own_user.UID,
+        extra_groups=[],
+        env={},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise OSError(f"{python} fails for other users: {last}")
 
 
 def why_shared_network(shares_paths: str) -> str:

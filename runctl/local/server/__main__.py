@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runctl.local.core import keys, private
+from runctl.local.core.interpreter import base_python
 from runctl.local.core.keys import Keys
 from runctl.local.core.knobs import Knobs, Setup
 from runctl.local.ec2 import disks
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--disk-bytes", type=int, default=0)
     parser.add_argument("--shared-paths", action="store_true")
     parser.add_argument("--own-networks", action="store_true")
+    parser.add_argument("--own-user", action="store_true")
     parser.add_argument("--shared-folder", action="append", default=[])
     options = parser.parse_args()
     os.umask(private.UMASK)
@@ -56,6 +58,7 @@ def main() -> None:
         else permitted.why_shared_paths(options.home)
     )
     shares_network = permitted.why_shared_network(shares)
+    shares_user = permitted.why_same_user(options.home, base_python(), shares)
     if options.parent:
         die_with_parent(signal.SIGTERM)
         if os.getppid() != options.parent:
@@ -68,12 +71,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if refused and options.disk_bytes:
         raise SystemExit(f"instances cannot have disks of their own: {refused}")
-    if refused:
-        logging.warning("instances cannot have disks of their own: %s", refused)
-    if shares:
-        logging.warning("instances share the machine's paths and /tmp: %s", shares)
-    if options.own_networks and shares_network:
-        logging.warning("instances share the machine's network: %s", shares_network)
+    for what, reason in {
+        "instances cannot have disks of their own": refused,
+        "instances share the machine's paths and /tmp": shares,
+        "programs run as the user of the local cloud": options.own_user and shares_user,
+        "instances share the machine's network": options.own_networks and shares_network,
+    }.items():
+        if reason:
+            logging.warning("%s: %s", what, reason)
     listener = socket.create_server(("127.0.0.1", options.port), backlog=256)
     port = int(listener.getsockname()[1])
     os.environ.pop("PYTHONPATH", None)  # it has found this package; functions must not see it
@@ -83,10 +88,12 @@ def main() -> None:
     setup = Setup(
         shares_paths=shares,
         shares_network=shares_network,
+        shares_user=shares_user,
         no_engine=permitted.why_no_engine(shares),
         knobs=Knobs(
             disk_bytes=options.disk_bytes,
             own_networks=options.own_networks and not shares_network,
+            own_user=options.own_user and not shares_user,
             shared_folders=options.shared_folder,
         ),
     )

@@ -45,7 +45,10 @@ class Admin:
         self._market, self._instances, self._knobs = market, instances, knobs
         self._journal, self._calls = journal, calls
         self._faults = Faults(instances)
-        self._shares_network = setup.shares_network
+        self._refused = {
+            "own_networks": setup.shares_network,
+            "own_user": setup.shares_user,
+        }
         self._account, self._region = account, region
         self._initial = dataclasses.asdict(knobs)
         self._routes: Mapping[tuple[str, str], Callable[[Payload], Any]] = {
@@ -58,6 +61,8 @@ class Admin:
                 "shares_paths_because": setup.shares_paths,
                 "own_networks": knobs.own_networks,
                 "shares_network_because": setup.shares_network,
+                "own_user": knobs.own_user,
+                "shares_user_because": setup.shares_user,
                 "has_engine": not setup.no_engine,
                 "no_engine_because": setup.no_engine,
             },
@@ -115,8 +120,9 @@ class Admin:
                 disks.check(size)
             except ValueError as exc:
                 raise ValueError(f"disk_bytes: {exc}") from exc
-        if payload.get("own_networks") and self._shares_network:
-            raise ValueError(f"own_networks: not possible here: {self._shares_network}")
+        for name, reason in self._refused.items():
+            if reason and payload.get(name):
+                raise ValueError(f"{name}: not possible here: {reason}")
         self._knobs.update(payload)
         return dataclasses.asdict(self._knobs)
 

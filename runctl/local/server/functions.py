@@ -19,7 +19,7 @@ from ministack.services import eventbridge, lambda_svc
 from ministack.services import stepfunctions as sfn
 
 from runctl.local.core import iam, records
-from runctl.local.core.instance import base_python
+from runctl.local.core.interpreter import base_python
 from runctl.local.stepfunctions.executions import current_execution, role_of
 
 logger = logging.getLogger(__name__)
