@@ -14,7 +14,7 @@ from runctl.checkpoint.upload import Uploader
 from runctl.model.checkpoint import Manifest
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.saving_options import CheckpointOptions
-from tests.agent.machine import Cloud, Machine, now
+from tests.agent.machine import Cloud, Machine, now, wait_until
 
 STEPS = 6
 # Every step's bytes follow from the step alone, so an interrupted run ends with the same bytes.
@@ -42,15 +42,17 @@ TRAINER = f"""
 
     step = int(os.environ.get("RUNCTL_RESUME_STEP") or 0)
     print("from", step, sorted(path.name for path in folder.iterdir()), flush=True)
-    last = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "last")
-    # With WAIT the first attempt's last step waits, so that it is not done before its agent was
-    # killed; meanwhile the previous step is saved repeatedly.
+    output = pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"])
+    # With WAIT the first attempt's second step waits, so that a save of the first is committed and
+    # a later save has a new part, however slow the agent is. The last step waits, so that it is
+    # not done before its agent was killed; a folder that rests meanwhile is one that can be saved.
     waits = "WAIT" in os.environ and os.environ["RUNCTL_ATTEMPT"] == "1"
     while step < {STEPS}:
         time.sleep(0.4 if waits else 0.2)
-        while step == {STEPS} - 1 and waits and not (last.exists() or stop):
-            save(step)
-            time.sleep(0.2)
+        while step == 1 and waits and not ((output / "second").exists() or stop):
+            time.sleep(0.02)
+        while step == {STEPS} - 1 and waits and not ((output / "last").exists() or stop):
+            time.sleep(0.02)
         while str(step) == os.environ.get("HOLD_AT") and os.environ["RUNCTL_ATTEMPT"] == "1":
             time.sleep(0.02)
             if stop:
@@ -135,6 +137,12 @@ def begin(cloud: Cloud, **env: str) -> None:
     cloud.open_attempt()
 
 
+def let_continue(cloud: Cloud, machine: Machine) -> None:
+    """Let a trainer that waits make its second step as soon as the first is committed."""
+    wait_until(lambda: cloud.run().newest is not None, why="no save was committed")
+    (machine.state / "output/second").touch()
+
+
 def let_end(machine: Machine) -> None:
     """Let a trainer that waits make its last step."""
     (machine.state / "output/last").touch()
@@ -148,7 +156,7 @@ def finish(cloud: Cloud, tmp_path: Path) -> None:
 def complete(cloud: Cloud, tmp_path: Path) -> None:
     """Wait until the run has completed, with the bytes of an uninterrupted run."""
     reports = cloud.tokens.wait_for(
-        lambda: [end for end in cloud.tokens.reports if end["outcome"]["kind"] == "completed"], 40
+        lambda: [end for end in cloud.tokens.reports if end["outcome"]["kind"] == "completed"], 120
     )
     assert reports[0]["outcome"]["step"] == STEPS, reports[0]
     assert check_whole(cloud, tmp_path) == STEPS

@@ -11,14 +11,23 @@ import pytest
 from runctl.fault_points import DRAIN, RESTORE, SAVE
 from runctl.model.outcome import Outcome, OutcomeKind
 from tests.agent.machine import Cloud, Machine, now, wait_until
-from tests.agent.stepping import begin, check_whole, finish, let_end, lose, seed, words
+from tests.agent.stepping import (
+    begin,
+    check_whole,
+    finish,
+    let_continue,
+    let_end,
+    lose,
+    seed,
+    words,
+)
 
 pytestmark = pytest.mark.slow
 
 
 def await_kill(machine: Machine) -> None:
     assert machine.process is not None
-    code = machine.process.wait(40)
+    code = machine.process.wait(120)
     assert code == -signal.SIGKILL, f"{machine.fault} was not reached: {machine.agent_log()}"
 
 
@@ -40,9 +49,10 @@ def test_agent_killed_in_a_save_continues_from_the_last_whole_one(
 ) -> None:
     begin(cloud, WAIT="1")
     cloud.give_token()
-    # The second part is the second save's, after the bundle of the shared file and one step.
+    # The second part is a later save's, after the bundle of the shared file and the first step.
     count = 1 if "old" in point else 2
     machine = launch(fault=f"{point}:{count}")
+    let_continue(cloud, machine)
     await_kill(machine)
     step = check_whole(cloud, tmp_path)
     logged = last_committed(machine)
@@ -61,6 +71,7 @@ def test_another_machine_continues_where_a_killed_one_saved(
     begin(cloud, WAIT="1")
     cloud.give_token()
     machine = launch(fault=f"{point}:2")
+    let_continue(cloud, machine)
     await_kill(machine)
     machine.end()
     step = check_whole(cloud, tmp_path)
