@@ -81,21 +81,28 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
 # What is set up once for a whole folder (the synthesized templates, the frameworks' models) should
 # not be set up by every worker.
 TOGETHER = ("training", "local", "machine", "workflow", "infra")
-# The end-to-end tests in four parts, each with a local cloud, which take about as long; meanwhile
-# the other worker computes.
+# The end-to-end tests in five parts, so that none of them takes longer than all other tests of a
+# worker; the parts of one worker share its local cloud.
 INTERRUPTIONS, KINDS, OTHERS = "e2e interruptions", "e2e kinds", "e2e others"
-GANGS = "e2e gangs"
+GANGS, MACHINES = "e2e gangs", "e2e machines"
 STORIES = {
     "e2e/test_interruptions.py": INTERRUPTIONS,
     "e2e/test_redrive.py": INTERRUPTIONS,
     "e2e/test_starting_and_stopping.py": INTERRUPTIONS,
     "e2e/test_moments.py": INTERRUPTIONS,
     "e2e/test_notifying_and_reconciling.py": INTERRUPTIONS,
+    "e2e/test_detectors.py": MACHINES,
     "e2e/test_evaluations.py": KINDS,
+    "e2e/test_existing_instances.py": MACHINES,
+    "e2e/test_fallback.py": MACHINES,
+    "e2e/test_full_disk.py": MACHINES,
     "e2e/test_gangs.py": GANGS,
     "e2e/test_gang_command.py": GANGS,
+    "e2e/test_inputs.py": MACHINES,
     "e2e/test_processing.py": KINDS,
+    "e2e/test_refused_launches.py": MACHINES,
     "e2e/test_services.py": KINDS,
+    "e2e/test_slow_boot.py": MACHINES,
     "e2e/test_sweep.py": KINDS,
     "e2e/test_warm_instances.py": KINDS,
     # The same undisturbed runs of the frameworks are what it compares with.
@@ -105,6 +112,7 @@ STORIES = {
 FIRST = (
     INTERRUPTIONS,
     OTHERS,
+    MACHINES,
     GANGS,
     KINDS,
     "machine",

@@ -42,7 +42,7 @@ class Session:
             if matches(document):
                 return document
             assert time.monotonic() < deadline, document
-            time.sleep(0.5)
+            time.sleep(2)  # each command is a process, whose start takes 0.8 s of computing
 
 
 @pytest.fixture
