@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +51,16 @@ def pytest_configure(config: pytest.Config) -> None:
     permissions.install(config)
 
 
+@contextmanager
+def one_for_all_workers(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Yield a path that all workers share, to one of them at a time; the first finds it missing."""
+    base = factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield shared / name
+
+
 @pytest.fixture(scope="session")
 def testbed(tmp_path_factory: pytest.TempPathFactory):
     """Deploy the real template to a fresh local cloud, and take it down at the end.
@@ -54,7 +68,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
     The permissions of every role are enforced.
     """
     from runctl.local import daemon
-    from runctl.local.deploy import deploy
+    from runctl.local.deploy import deploy, synthesize
     from tests.e2e.role_use import unlisted, used_actions
     from tests.e2e.testbed import PROJECT, Testbed
 
@@ -68,7 +82,13 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
         environment={"SFN_WAIT_SCALE": "0.02"},
     )
     try:
-        deploy(endpoint, project=PROJECT, context={"secrets": "e2e/*", "parameters": "/e2e/*"})
+        context = {"secrets": "e2e/*", "parameters": "/e2e/*"}
+        with one_for_all_workers(tmp_path_factory, "testbed.cdk.out") as assembly:
+            if not assembly.exists():
+                partial = assembly.with_suffix(".partial")
+                synthesize(endpoint, project=PROJECT, assembly=partial, context=context)
+                partial.rename(assembly)
+        deploy(endpoint, project=PROJECT, context=context, assembly=assembly)
         deployed = Testbed(endpoint)
         yield deployed
         permissions.record(deployed)

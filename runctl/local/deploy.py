@@ -41,6 +41,7 @@ def deploy(
     cdk: str | None = None,
     progress: Progress | None = None,
     context: Mapping[str, str] | None = None,
+    assembly: Path | None = None,
     enforce_iam: bool = True,
     warm_functions: bool = True,
 ) -> Outputs:
@@ -48,22 +49,22 @@ def deploy(
 
     Returns the outputs of each stack by its name. `cdk` is the path of the CDK command line, by
     default the project's own. `progress` is called with each step; `context` is passed to the app
-    (`-c key=value`). Deploying again updates the stacks. With `warm_functions`, every function is
+    (`-c key=value`); `assembly` is what `synthesize` made of it, otherwise that is done here.
+    Deploying again updates the stacks. With `warm_functions`, every function is
     started in the background, so that its first call is not a cold start.
     """
     progress = progress or (lambda _: None)
     project = project.absolute()
-    command = cdk or find_cdk(Application(project, project))
-    runner = _Cdk(endpoint, project, command, progress)
-    assembly = endpoint.home / "cdk.out"
+    runner = _Cdk(endpoint, project, cdk or _cdk_of(project), progress)
     outputs = endpoint.home / "outputs.json"
     outputs.unlink(missing_ok=True)
     # They are independent: synthesis is Python's work, the bootstrap mostly waits.
     with ThreadPoolExecutor(max_workers=2) as both:
         bootstrapped = both.submit(runner.bootstrap)
-        synthesized = both.submit(runner.synthesize, assembly, context or {})
+        if assembly is None:
+            assembly = endpoint.home / "cdk.out"
+            both.submit(runner.synthesize, assembly, context or {}).result()
         bootstrapped.result()
-        synthesized.result()
     runner.run(
         "deploying the stacks",
         ["deploy", "--all", "--app", str(assembly), "--require-approval", "never"],
@@ -78,6 +79,19 @@ def deploy(
         cloud.warm_functions()
     found: Outputs = json.loads(outputs.read_text()) if outputs.exists() else {}
     return found
+
+
+def synthesize(
+    endpoint: Endpoint, *, project: Path, assembly: Path, context: Mapping[str, str]
+) -> None:
+    """Synthesize the stacks of `project` into `assembly`, the same for every local cloud."""
+    project = project.absolute()
+    runner = _Cdk(endpoint, project, _cdk_of(project), lambda _: None)
+    runner.synthesize(assembly, context)
+
+
+def _cdk_of(project: Path) -> str:
+    return find_cdk(Application(project, project))
 
 
 class _Cdk:
