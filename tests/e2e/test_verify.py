@@ -22,24 +22,39 @@ SPOT_STANDARD = "L-34B43A08"
 
 
 def verify(
-    testbed: Testbed, *options: str, keys: dict[str, str] | None = None, code: int
+    testbed: Testbed,
+    *options: str,
+    keys: dict[str, str] | None = None,
+    answer: str = "",
+    code: int,
 ) -> dict[str, Any]:
-    """Run the command on the local cloud, or with the keys of a role; return its document."""
+    """Run the command on the local cloud, or with the keys of a role; return its document.
+
+    With an answer it has a terminal, in which that was typed.
+    """
     words = [sys.executable, "-m", "runctl.cli.main", *([] if keys else ["--local"]), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     if keys:
         environment |= {**testbed.endpoint.environment(), **keys}
     else:
         environment["RUNCTL_LOCAL_HOME"] = str(testbed.endpoint.home)
-    done = subprocess.run(
-        [*words, "verify", *options],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
+    with contextlib.ExitStack() as stack:
+        terminal = subprocess.DEVNULL
+        if answer:
+            typing, terminal = os.openpty()
+            stack.callback(os.close, typing)
+            stack.callback(os.close, terminal)
+            os.write(typing, f"{answer}\n".encode())
+        done = subprocess.run(
+            [*words, "verify", *options],
+            env=environment,
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+    assert ("Run a small job on up to 2 spot instances" in done.stderr) == bool(answer)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     document: dict[str, Any] = json.loads(done.stdout)
     return document
@@ -231,7 +246,8 @@ def templates(testbed: Testbed) -> tuple[int, int]:
 
 def test_a_run_is_interrupted_by_fis_and_completes(testbed: Testbed) -> None:
     before = templates(testbed)
-    document = verify(testbed, "--run", "--yes", code=0)
+    document = verify(testbed, "--run", answer="y", code=0)
+    assert document["run"]["left"] == []
     assert steps(document) == [
         (name, "passed")
         for name in (
@@ -248,6 +264,14 @@ def test_a_run_is_interrupted_by_fis_and_completes(testbed: Testbed) -> None:
     assert templates(testbed) == (before[0] + 1, before[1] + 1)
     # The role for FIS did what the list of role's calls says, and nothing else.
     assert "ec2:SendSpotInstanceInterruptions" in used_actions(testbed)["fault injection"]
+
+
+def test_a_no_at_the_question_starts_nothing_and_the_checks_are_shown(testbed: Testbed) -> None:
+    before = len(testbed.cloud.instances())
+    document = verify(testbed, "--run", answer="n", code=0)
+    assert (document["run"], document["failed"]) == (None, 0)
+    assert document["passed"] > 0
+    assert len(testbed.cloud.instances()) == before
 
 
 def test_without_permission_for_fis_the_run_is_stopped(testbed: Testbed) -> None:

@@ -37,7 +37,7 @@ def interrupt_and_follow(
 ) -> None:
     """Interrupt the run once it has saved, and follow it to its end; report each step.
 
-    RunctlError if a step fails.
+    RunctlError if a step fails. What could not be removed is in `followed.left`.
     """
     training = followed.wait_to("train", lambda _, attempts: _training(attempts, after=0))
     pool = Pool.parse(training.pool)
@@ -66,13 +66,6 @@ def interrupt_and_follow(
     report("completed", f"step {run.step} of {steps}")
 
 
-def _delete(faults: FaultInjection, template_id: str) -> None:
-    try:
-        faults.delete_template(template_id)
-    except RunctlError as exc:
-        raise RefusedError(f"the experiment template {template_id} remains in FIS: {exc}") from exc
-
-
 def _training(attempts: list[Attempt], *, after: int) -> Attempt | None:
     """Return the newest attempt after a number, if its program trains."""
     newest = attempts[-1] if attempts and attempts[-1].number > after else None
@@ -97,11 +90,12 @@ def _why(run: Run) -> str:
 
 
 class FollowedRun:
-    """Watches the run, which is polled, and acts on it."""
+    """Watches the run, which is polled, and acts on it; `left` is what could not be removed."""
 
     def __init__(self, cloud: Cloud, run_id: str, execution_arn: str) -> None:
         self._cloud, self._run_id, self._execution_arn = cloud, run_id, execution_arn
         self._give_up_at = time.monotonic() + _AWAIT_WITHIN.total_seconds()
+        self.left: list[str] = []
 
     def wait_to(self, what: str, check: Callable[[Run, list[Attempt]], _Found | None]) -> _Found:
         """Return what `check` finds; RunctlError if the run has ended, or takes too long."""
@@ -153,7 +147,7 @@ class FollowedRun:
         except BaseException:
             # It may have been made: with the same token, this finds it.
             with suppress(RunctlError):
-                faults.delete_template(create())
+                self._delete(faults, create())
             raise
         try:
             experiment = faults.start(template_id, token=self._run_id)
@@ -165,11 +159,21 @@ class FollowedRun:
                 self.pause("be interrupted")
                 experiment = faults.find(experiment.experiment_id)
         finally:
-            _delete(faults, template_id)
+            self._delete(faults, template_id)
         if experiment.has_failed:
             raise ExperimentFailedError(
                 f"the experiment {experiment.experiment_id} of FIS is {experiment.status}: "
                 f"{experiment.reason}"
+            )
+
+    def _delete(self, faults: FaultInjection, template_id: str) -> None:
+        """Delete a template; one that remains does nothing by itself, so the run goes on."""
+        try:
+            faults.delete_template(template_id)
+        except RunctlError as exc:
+            self.left.append(
+                f"the experiment template {template_id} remains in FIS: {exc}; delete it with "
+                f"`aws fis delete-experiment-template --id {template_id}`"
             )
 
     def _is_noticed(self, number: int) -> bool:

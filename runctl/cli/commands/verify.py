@@ -54,9 +54,10 @@ def verify(
     if run and counts[State.FAILED]:
         page.append("nothing was run: mend first what has failed")
         document["run"] = None
+    elif run and not (yes or confirm(cloud)):
+        page.append("nothing was run")
+        document["run"] = None
     elif run:
-        if not yes:
-            confirm(cloud)
         proof = run_and_interrupt(cloud, invocation.output)
         document["run"] = proof.as_document()
         page += ["", *proof.page()]

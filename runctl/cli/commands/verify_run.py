@@ -72,13 +72,17 @@ class Step:
 
 @dataclass
 class VerifiedRun:
-    """What came of the run: `cost` in US dollars, None if a price is not known."""
+    """What came of the run: `cost` in US dollars, None if a price is not known.
+
+    `left` is what could not be removed; the result of the run counts nevertheless.
+    """
 
     run_id: str
     steps: list[Step] = field(default_factory=list)
     machine_time: timedelta = timedelta(0)
     cost: Decimal | None = None
     was_refused: bool = False
+    left: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -100,6 +104,7 @@ class VerifiedRun:
                 for step in self.steps
             ],
             "machine_seconds": round(self.machine_time.total_seconds(), 1),
+            "left": self.left,
             "cost_usd": None if self.cost is None else round(float(self.cost), 6),
         }
 
@@ -114,7 +119,8 @@ class VerifiedRun:
             )
         price = "not known" if self.cost is None else f"${self.cost:.5f}"
         used = format_duration(self.machine_time)
-        return [table, f"cost: {price} for {used} of machine time at the current spot prices"]
+        cost = f"cost: {price} for {used} of machine time at the current spot prices"
+        return [table, cost, *(f"left: {one}" for one in self.left)]
 
 
 def check_before(cloud: Cloud, *, yes: bool) -> None:
@@ -126,16 +132,15 @@ def check_before(cloud: Cloud, *, yes: bool) -> None:
     _types(cloud)
 
 
-def confirm(cloud: Cloud) -> None:
-    """Ask whether the run may be started, with its estimated cost."""
+def confirm(cloud: Cloud) -> bool:
+    """Ask whether the run may be started, with its estimated cost; return the answer."""
     prices = _prices(cloud, [Pool(name, zone, "spot") for name, zone in _pools(cloud)])
     hours = Decimal(_MACHINES * _MACHINE_TIME.total_seconds()) / 3600
     cost = f"about ${max(prices.values()) * hours:.3f}" if prices else "an amount that is not known"
     question = (
         f"Run a small job on up to {_MACHINES} spot instances for some minutes? It costs {cost}"
     )
-    if not typer.confirm(question, err=True):
-        raise typer.Abort
+    return typer.confirm(question, err=True)
 
 
 def _pools(cloud: Cloud) -> list[tuple[str, str]]:
@@ -191,8 +196,10 @@ def _run_and_interrupt(
         result.steps.append(_failed(exc, result.run_id))
         note(followed.stop())
     except BaseException:
-        note(followed.stop())
+        for one in (followed.stop(), *followed.left):
+            note(one)
         raise
+    result.left = followed.left
     _add_cost(cloud, result)
     return result
 
