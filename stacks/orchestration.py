@@ -433,6 +433,13 @@ class OrchestrationStack(Stack):
                 "instance_types": list(settings.limits.instance_types),
                 "max_instances": settings.limits.max_instances,
             },
+            "own_data": {
+                "readable_buckets": list(settings.readable_buckets),
+                "writable_buckets": list(settings.writable_buckets),
+                "secrets": list(settings.readable_secrets.secrets),
+                "parameters": list(settings.readable_secrets.parameters),
+                "secret_keys": list(settings.readable_secrets.keys),
+            },
         }
         ssm.StringParameter(
             self,

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.clients import AnyClients
 from runctl.aws.errors import code_of, message_of, translated
+from runctl.aws.own_data import OwnData
 from runctl.aws.repeated_calls import repeat_call
 from runctl.aws.routing import read_subnet
 from runctl.model.deployed import (
@@ -45,7 +46,7 @@ _NO_IMAGE = frozenset(
 )
 
 
-class AwsDeployedAccount:
+class AwsDeployedAccount(OwnData):
     """Implements `runctl.control.ports.deployed_account.DeployedAccount`.
 
     Nothing is created or changed. Every call may be repeated; throttling is retried inside, and
@@ -55,7 +56,8 @@ class AwsDeployedAccount:
     def __init__(
         self, clients: AnyClients, name: str, pause: Callable[[float], None] = time.sleep
     ) -> None:
-        self._clients, self._name, self._pause = clients, name, pause
+        super().__init__(clients)
+        self._name, self._pause = name, pause
 
     def resources(self) -> list[StackResource]:
         """Return the resources of the deployment's stacks."""

@@ -36,7 +36,8 @@ class Deployment:
     `template_versions` are those of the launch templates, by kind of machine; the newest otherwise.
     `root_volumes` describes their root volumes. `gang_templates` are those for nodes that train
     together, by kind of machine, with `_efa` for an Elastic Fabric Adapter, and `placement_groups`
-    the cluster placement groups by zone. `limits` are those that its owner has set.
+    the cluster placement groups by zone. `limits` are those that its owner has set,
+    and `own_data` the buckets, secrets, parameters and keys of the owner that runs may use.
     `instance_role`, `run_role`, `trainer_role` and `fault_injection_role` are ARNs, and `endpoint`
     is that of all services if it is not AWS.
     """
@@ -71,6 +72,7 @@ class Deployment:
     image_mirror: str = ""
     root_volumes: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    own_data: Mapping[str, Any] = field(default_factory=dict)
     environment_days: int = 30
     instance_role: str = ""
     run_role: str = ""

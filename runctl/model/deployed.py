@@ -106,6 +106,15 @@ class PublishedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncryptionKey:
+    """A key of KMS; `is_of_customer`: its use needs a permission, unlike that of AWS's own."""
+
+    arn: str
+    state: str
+    is_of_customer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route:
     """A route out of a subnet: its destination, its target, and whether the target exists."""
 

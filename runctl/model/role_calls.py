@@ -54,7 +54,11 @@ _CREATE = _WRITE + _ledger("PutItem")
 _UNSETTLED = _on(("{table}/index/unsettled",), "dynamodb:Query")
 # Without it S3 answers 403 for an object that does not exist.
 _LIST = _on(("arn:aws:s3:::{bucket}",), "s3:ListBucket")
-_READ_OBJECTS = _objects("GetObject", "code/verify.tar.gz") + _LIST
+_OWN_BUCKETS = (
+    *_on(("arn:aws:s3:::{readable}/verify",), "s3:GetObject"),
+    *_on(("arn:aws:s3:::{readable}",), "s3:ListBucket"),
+)
+_READ_OBJECTS = (*_objects("GetObject", "code/verify.tar.gz"), *_LIST, *_OWN_BUCKETS)
 _DESCRIBE = _calls("ec2", "DescribeInstances")
 _END = _DESCRIBE + _calls("ec2", "TerminateInstances")
 _STATUS = _calls("ec2", "DescribeInstanceStatus")
@@ -77,8 +81,11 @@ _SECRETS = (
     *_on(("{secret_key}",), "kms:Decrypt", kms__ViaService="ssm.{region}.amazonaws.com"),
 )
 _FIND_SECRETS = _on(("{secret}",), "secretsmanager:DescribeSecret")
-_PLAN_JOBS = _objects(
-    "PutObject", "runs/verify/shards/plan.jsonl", "outputs/verify/_run.json", "outputs/.runctl"
+_PLAN_JOBS = (
+    *_objects(
+        "PutObject", "runs/verify/shards/plan.jsonl", "outputs/verify/_run.json", "outputs/.runctl"
+    ),
+    *_on(("arn:aws:s3:::{writable}/verify/_run.json",), "s3:PutObject"),
 )
 # What a dead-letter queue needs of its function's role.
 _DEAD_LETTERS = _on(("{dead_letters}",), "sqs:SendMessage")
@@ -159,6 +166,7 @@ _FUNCTIONS: Mapping[str, Calls] = {
         *_WRITE, *_UNSETTLED, *_STOP, *_NOTIFY, *_LIST,
         *_objects("GetObject", "runs/verify/shards/00000000.jsonl"),
         *_objects("PutObject", "outputs/verify/_index.jsonl"),
+        *_on(("arn:aws:s3:::{writable}/verify/_index.jsonl",), "s3:PutObject"),
     ),
 }  # fmt: skip
 
@@ -280,6 +288,8 @@ _SESSION: Calls = (
         (f"{_OBJECT}runs/verify/checkpoints/parts/verify",), "s3:DeleteObject"
     ),
     *_LIST,
+    *_OWN_BUCKETS,
+    *_on(("arn:aws:s3:::{writable}/verify",), "s3:PutObject", "s3:AbortMultipartUpload"),
     *_tagged(
         ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Query", **_RUN_ITEMS
     ),
@@ -315,6 +325,7 @@ _TRAINER = (
     *_objects("PutObject", "runs/verify/outputs/verify"),
     *_objects("AbortMultipartUpload", "runs/verify/outputs/verify"),
     *_LIST,
+    *_OWN_BUCKETS,
 )
 _BUILDS = (
     *_objects("GetObject", "code/verify.tar.gz"),

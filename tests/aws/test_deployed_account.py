@@ -172,3 +172,61 @@ def test_a_subnet_without_its_own_route_table_has_the_main_one(stubbed: Stubbed)
         ("local", True), ("nat-1", False),
     ]  # fmt: skip
     assert found.endpoints == {"s3", "ecr.api"}
+
+
+def test_the_region_of_a_bucket_is_known_also_without_permission_for_it(stubbed: Stubbed) -> None:
+    s3 = stubbed.stub("s3")
+    there = {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}
+    s3.add_client_error("head_bucket", "403", http_status_code=403, response_meta=there)
+    assert stubbed.account.bucket_region("data") == "eu-west-1"
+    s3.add_client_error("head_bucket", "404", http_status_code=404)
+    assert stubbed.account.bucket_region("data") is None
+    s3.add_client_error("head_bucket", "403", http_status_code=403)
+    with pytest.raises(RefusedError):
+        stubbed.account.bucket_region("data")
+
+
+def test_the_policy_of_a_bucket_is_read_if_there_is_one(stubbed: Stubbed) -> None:
+    s3 = stubbed.stub("s3")
+    s3.add_response("get_bucket_policy", {"Policy": '{"Statement": []}'}, {"Bucket": "data"})
+    assert stubbed.account.bucket_policy("data") == {"Statement": []}
+    s3.add_client_error("get_bucket_policy", "NoSuchBucketPolicy", http_status_code=404)
+    assert stubbed.account.bucket_policy("data") is None
+    s3.add_client_error("get_bucket_policy", "AccessDenied", "not authorized", 403)
+    with pytest.raises(RefusedError):
+        stubbed.account.bucket_policy("data")
+
+
+def test_a_secret_that_is_about_to_be_deleted_does_not_exist(stubbed: Stubbed) -> None:
+    secrets = stubbed.stub("secretsmanager")
+    ending = {"DeletedDate": datetime(2030, 1, 1, tzinfo=timezone.utc)}
+    secrets.add_response("describe_secret", {"KmsKeyId": "alias/a"}, {"SecretId": "hub"})
+    secrets.add_response("describe_secret", {})
+    secrets.add_response("describe_secret", ending)
+    secrets.add_client_error("describe_secret", "ResourceNotFoundException")
+    assert [stubbed.account.secret("hub") for _ in range(4)] == ["alias/a", "", None, None]
+
+
+def test_a_parameter_is_found_behind_an_empty_page_and_by_both_of_its_names(
+    stubbed: Stubbed,
+) -> None:
+    ssm = stubbed.stub("ssm")
+    asked = {"ParameterFilters": [{"Key": "Name", "Option": "Equals", "Values": ["x", "/x"]}]}
+    ssm.add_response("describe_parameters", {"Parameters": [], "NextToken": "n"}, asked)
+    found = {"Name": "/x", "Type": "SecureString", "KeyId": "alias/aws/ssm"}
+    ssm.add_response("describe_parameters", {"Parameters": [found]}, {**asked, "NextToken": "n"})
+    assert stubbed.account.parameter_key("x") == "alias/aws/ssm"
+    ssm.add_response("describe_parameters", {"Parameters": []})
+    assert stubbed.account.parameter_key("/team/x") is None
+
+
+def test_a_key_of_aws_is_distinguished_from_one_of_the_owner(stubbed: Stubbed) -> None:
+    kms = stubbed.stub("kms")
+    arn = "arn:aws:kms:us-east-1:123456789012:key/k"
+    metadata = {"KeyId": "k", "Arn": arn, "KeyState": "Enabled"}
+    for manager in ("AWS", "CUSTOMER"):
+        kms.add_response("describe_key", {"KeyMetadata": {**metadata, "KeyManager": manager}})
+    keys = [stubbed.account.key("k") for _ in range(2)]
+    assert [key is not None and key.is_of_customer for key in keys] == [False, True]
+    kms.add_client_error("describe_key", "NotFoundException")
+    assert stubbed.account.key("k") is None

@@ -13,6 +13,7 @@ from runctl.control.verification.verify import State, Verification
 from runctl.control.verification.workflows import walk_states
 from runctl.model.deployed import (
     Denial,
+    EncryptionKey,
     PublishedImage,
     Route,
     StackResource,
@@ -58,6 +59,23 @@ TEMPLATE = Template(
         "NetworkInterfaces": [{"AssociatePublicIpAddress": True, "Groups": ["sg-1"]}],
     },
 )
+KEY_ARN = "arn:aws:kms:us-east-1:000000000000:key/12345678-1234-1234-1234-123456789012"
+KEY = EncryptionKey(arn=KEY_ARN, state="Enabled", is_of_customer=True)
+_SECRET = "arn:aws:secretsmanager:us-east-1:000000000000:secret:"
+OWNING = replace(
+    INSTALLED,
+    readable_buckets=("data",),
+    secrets=(f"{_SECRET}hub-??????", f"{_SECRET}team/*"),
+    parameters=("arn:aws:ssm:us-east-1:000000000000:parameter/team/token",),
+    secret_keys=(KEY_ARN,),
+)
+DENIAL = {
+    "Sid": "Mine",
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:*",
+    "Resource": "arn:aws:s3:::data/*",
+}
 IMAGE = PublishedImage(image_id="ami-1", state="available", root_device="/dev/sda1", made_at=NOW)
 
 
@@ -131,6 +149,21 @@ class Account:
     def has_log_group(self, _name: str) -> bool:
         return self._say("has_log_group", True)
 
+    def bucket_region(self, _bucket: str) -> str | None:
+        return self._say("bucket_region", "us-east-1")
+
+    def bucket_policy(self, _bucket: str) -> Mapping[str, Any] | None:
+        return self._say("bucket_policy", None)
+
+    def secret(self, _name: str) -> str | None:
+        return self._say("secret", "")
+
+    def parameter_key(self, _name: str) -> str | None:
+        return self._say("parameter_key", "alias/aws/ssm")
+
+    def key(self, _name: str) -> EncryptionKey | None:
+        return self._say("key", KEY)
+
     def public_access(self, _bucket: str) -> list[str]:
         return self._say("public_access", [])
 
@@ -193,6 +226,78 @@ def test_each_fault_is_a_failure_of_its_check(answers, check, why):
     found = failed(Account(answers))
     assert list(found) == [check]
     assert why in found[check]
+
+
+def test_what_the_owner_lists_passes_if_it_is_there():
+    account = Account()
+    assert failed(account, OWNING) == {}
+    results = Verification(account, OWNING, NOW).run(lambda _: None)
+    own = [found.name for found in results if found.check in {"own buckets", "secrets"}]
+    # Of a pattern nothing need exist.
+    assert own == ["data", OWNING.secrets[0], OWNING.parameters[0], KEY_ARN]
+
+
+@pytest.mark.parametrize(
+    ("answers", "check", "why"),
+    [
+        ({"bucket_region": None}, "own buckets", "there is no such bucket"),
+        ({"bucket_region": "eu-west-1"}, "own buckets", "it is in eu-west-1, the deployment in us"),
+        (
+            {"bucket_policy": {"Statement": [DENIAL]}},
+            "own buckets",
+            "denies s3:GetObject to prepare_run",
+        ),
+        ({"secret": None}, "secrets", "there is no such secret"),
+        ({"parameter_key": None}, "secrets", "there is no such parameter"),
+        ({"key": replace(KEY, state="PendingDeletion")}, "secrets", "the key is PendingDeletion"),
+        ({"key": None}, "secrets", "there is no such key"),
+        (
+            {"secret": "alias/other", "key": replace(KEY, arn="arn:other")},
+            "secrets",
+            "encrypted with arn:other, which `secret_keys` does not list",
+        ),
+    ],
+)
+def test_each_fault_of_what_the_owner_lists_is_named(answers, check, why):
+    if "bucket_policy" in answers:
+        made = StackResource(
+            logical_id="PrepareRunRole12345678", physical_id="prepare", kind="AWS::IAM::Role"
+        )
+        answers = {**answers, "resources": [*Account().resources(), made]}
+    found = failed(Account(answers), OWNING)
+    assert list(found) == [check]
+    assert why in found[check]
+
+
+def test_a_key_of_aws_needs_no_permission():
+    of_aws = replace(KEY, arn="arn:other", is_of_customer=False)
+    keyless = replace(OWNING, secret_keys=())
+    assert failed(Account({"secret": "12345678", "key": of_aws}), keyless) == {}
+
+
+def test_a_policy_that_the_caller_may_not_read_is_unknown():
+    made = StackResource(
+        logical_id="PrepareRunRole12345678", physical_id="prepare", kind="AWS::IAM::Role"
+    )
+    refused = {"bucket_policy": RefusedError("s3:GetBucketPolicy"), "resources": [made]}
+    results = Verification(Account(refused), OWNING, NOW).run(lambda _: None)
+    (found,) = [result for result in results if result.check == "own buckets"]
+    assert (found.state, found.problem) == (State.UNKNOWN, "s3:GetBucketPolicy")
+
+
+def test_the_roles_are_asked_about_what_the_owner_lists():
+    account = Account()
+    facts = roles.facts_of(OWNING, [], [], "")
+    roles.check_role(account, "arn", "sessions of runs", facts, {})
+    asked = {
+        (action, arn) for actions, arns, _ in account.asked for action in actions for arn in arns
+    }
+    assert ("s3:GetObject", "arn:aws:s3:::data/verify") in asked
+    assert ("secretsmanager:GetSecretValue", f"{_SECRET}hub-aaaaaa") in asked
+    assert ("secretsmanager:GetSecretValue", f"{_SECRET}team/verify-aaaaaa") in asked
+    assert ("ssm:GetParameter", OWNING.parameters[0]) in asked
+    assert ("kms:Decrypt", KEY_ARN) in asked
+    assert not any("{" in arn for _, arn in asked)
 
 
 def test_a_zone_without_the_type_is_no_fault():

@@ -158,6 +158,48 @@ def test_a_quota_of_zero_is_named(testbed: Testbed) -> None:
     assert "may launch none" in why
 
 
+def test_own_buckets_and_secrets_that_runs_cannot_use_are_named(testbed: Testbed) -> None:
+    ssm, s3 = testbed.clients.get("ssm"), testbed.clients.get("s3")
+    held = ssm.get_parameter(Name="/runctl/deployment")["Parameter"]["Value"]
+    closed, region = f"closed-{os.urandom(4).hex()}", testbed.deployment.region
+    s3.create_bucket(Bucket=closed)
+    nobody = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{closed}/*",
+        "Condition": {"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/admin"}},
+    }
+    s3.put_bucket_policy(
+        Bucket=closed, Policy=json.dumps({"Version": "2012-10-17", "Statement": [nobody]})
+    )
+    where = f"{region}:{testbed.deployment.account}"
+    listed = {
+        "readable_buckets": [closed, "there-is-none"],
+        "secrets": [f"arn:aws:secretsmanager:{where}:secret:e2e/none-??????"],
+        "parameters": [f"arn:aws:ssm:{where}:parameter/e2e/none"],
+    }
+
+    def put(text: str) -> None:
+        ssm.put_parameter(Name="/runctl/deployment", Value=text, Type="String", Overwrite=True)
+
+    with restored(lambda: put(held)):
+        put(json.dumps({**json.loads(held), "own_data": listed}))
+        found = failures(verify(testbed, code=1))
+    own = [(check, name, why) for check, name, why in found if check != "roles"]
+    assert [(check, name) for check, name, _ in own] == [
+        ("own buckets", closed), ("own buckets", closed), ("own buckets", closed),
+        ("own buckets", "there-is-none"), ("secrets", "e2e/none"), ("secrets", "/e2e/none"),
+    ]  # fmt: skip
+    assert all("denies s3:GetObject to" in why for _, name, why in own if name == closed)
+    # They were deployed without these buckets, and for all below e2e/.
+    lacking = {name: why for check, name, why in found if check == "roles"}
+    assert set(lacking) == {
+        "prepare_run", "prepare_sweep", "plan_shards", "sessions of runs", "sessions of trainers",
+    }  # fmt: skip
+    assert all(closed in why and "secret" not in why for why in lacking.values())
+
+
 def test_a_subnet_without_a_route_out_is_named(testbed: Testbed) -> None:
     ec2, (subnet, *_) = testbed.clients.get("ec2"), testbed.deployment.subnets.values()
     (table,) = ec2.describe_route_tables(

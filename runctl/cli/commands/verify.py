@@ -100,6 +100,11 @@ def _installed(deployment: Deployment) -> Installed:
         gang_templates=deployment.gang_templates,
         subnets=deployment.subnets or {},
         instance_types=tuple(deployment.limits.get("instance_types", ())),
+        readable_buckets=tuple(deployment.own_data.get("readable_buckets", ())),
+        writable_buckets=tuple(deployment.own_data.get("writable_buckets", ())),
+        secrets=tuple(deployment.own_data.get("secrets", ())),
+        parameters=tuple(deployment.own_data.get("parameters", ())),
+        secret_keys=tuple(deployment.own_data.get("secret_keys", ())),
     )
 
 

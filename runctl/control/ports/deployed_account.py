@@ -1,10 +1,11 @@
 """The account of a deployment, as far as its verification reads it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from runctl.model.deployed import (
     Denial,
+    EncryptionKey,
     PublishedImage,
     StackResource,
     StateAnswer,
@@ -98,6 +99,26 @@ class DeployedAccount(Protocol):
 
     def has_log_group(self, name: str) -> bool:
         """Whether a log group exists."""
+        ...
+
+    def bucket_region(self, bucket: str) -> str | None:
+        """Return the region of a bucket; None if there is no such bucket."""
+        ...
+
+    def bucket_policy(self, bucket: str) -> Mapping[str, Any] | None:
+        """Return the policy of a bucket, if it has one."""
+        ...
+
+    def secret(self, name: str) -> str | None:
+        """Return the key of a secret, empty for the usual one; None if there is no such secret."""
+        ...
+
+    def parameter_key(self, name: str) -> str | None:
+        """Return the key of a parameter, empty without; None if there is no such parameter."""
+        ...
+
+    def key(self, name: str) -> EncryptionKey | None:
+        """Return a key by its id, alias or ARN."""
         ...
 
     def public_access(self, bucket: str) -> list[str]:

@@ -180,9 +180,19 @@ def facts_of(
         "role": role("instances"),
         "run_role": role("sessions of runs"),
         "trainer_role": role("sessions of trainers"),
+        "readable": list(installed.readable_buckets),
+        "writable": list(installed.writable_buckets),
+        "secret": [_example(arn) for arn in installed.secrets],
+        "secret_parameter": [_example(arn) for arn in installed.parameters],
+        "secret_key": list(installed.secret_keys),
         "agent_object": sorted({uri for found in templates for uri in _agent_object(found)}),
         "key": [_key_arn(key, where)] if key else [],
     }
+
+
+def _example(pattern: str) -> str:
+    """Return an ARN that a pattern matches: that of a secret ends in six characters."""
+    return pattern.replace("*", "verify-aaaaaa").replace("?", "a")
 
 
 def _key_arn(key: str, where: str) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from runctl.control.findings import Finding, say
 from runctl.control.ports.deployed_account import DeployedAccount
-from runctl.control.verification import launches, roles
+from runctl.control.verification import launches, own_data, roles
 from runctl.control.verification.installed import Installed
 from runctl.control.verification.workflows import walk_states
 from runctl.model.deployed import StackResource, Template
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 8
 _LOG_GROUP = "AWS::Logs::LogGroup"
 _LAUNCHER = "launch_instances"
+# The roles that use the owner's buckets for a run.
+_READERS = ("sessions of runs", "sessions of trainers", "prepare_run")
 _DEPLOY = "run `cdk deploy --all` of this version"
 _Found = TypeVar("_Found")
 
@@ -104,6 +106,7 @@ class Verification:
             yield from self._role_subjects(named, list(templates.values()), resources)
         yield from self._launch_subjects(templates, named)
         yield from self._account_subjects(list(templates.values()), named)
+        yield from self._own_subjects(named)
         bucket = self._installed.bucket
         yield Subject("storage", bucket, partial(self._check_bucket, bucket))
         groups = [found.physical_id for found in resources if found.kind == _LOG_GROUP]
@@ -165,6 +168,26 @@ class Verification:
             spot = partial(launches.check_spot_role, account, launcher, installed.account)
             yield Subject("account", launches.SPOT_ROLE, spot)
 
+    def _own_subjects(self, named: Mapping[str, str]) -> Iterator[Subject]:
+        """Yield what the owner lists; of a pattern nothing need exist."""
+        account, installed = self._account, self._installed
+        readers = {
+            name: roles.role_arn(installed, named[name]) for name in _READERS if name in named
+        }
+        for bucket in installed.readable_buckets:
+            check = partial(own_data.check_own_bucket, account, bucket, installed, readers)
+            yield Subject("own buckets", bucket, check)
+        keys = installed.secret_keys
+        for arn in installed.secrets:
+            if not _is_pattern(arn.removesuffix("-??????")):
+                yield Subject("secrets", arn, partial(own_data.check_secret, account, arn, keys))
+        for arn in installed.parameters:
+            if not _is_pattern(arn):
+                found = partial(own_data.check_parameter, account, arn, keys)
+                yield Subject("secrets", arn, found)
+        for arn in keys:
+            yield Subject("secrets", arn, partial(own_data.check_key, account, arn))
+
     def _check_machine(self, arn: str) -> list[Finding]:
         machine = self._account.state_machine(arn)
         prefix = f"{self._installed.name}-"
@@ -179,6 +202,10 @@ class Verification:
         if self._account.has_log_group(group):
             return []
         return [Finding(name=group, why="the log group does not exist", advice=_DEPLOY)]
+
+
+def _is_pattern(arn: str) -> bool:
+    return "*" in arn or "?" in arn
 
 
 def _result(
