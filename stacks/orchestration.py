@@ -200,7 +200,6 @@ class OrchestrationStack(Stack):
             URGENT,
             can.ledger(*READ, "UpdateItem"),
             can.machines(),
-            can.commands(),
             can.reports(),
             oldest_event=MAX_CHANGE_AGE,
         )
@@ -246,7 +245,7 @@ class OrchestrationStack(Stack):
             can.objects(),
             can.machine_images(),
             can.limits(),
-            can.machines(),
+            can.deployment_name(),
             can.executions("sweep"),
         )
         self._add("suggest_trial", SAMPLING, write, code=self._sampler_code)

@@ -81,7 +81,7 @@ def _run_role(
         *_items(storage),
         # Only sessions of the attempt can read its token, and no other token is accepted.
         allow(
-            ["states:SendTaskSuccess", "states:SendTaskFailure", "states:SendTaskHeartbeat"],
+            ["states:SendTaskSuccess", "states:SendTaskHeartbeat"],
             [settings.state_machine_arn],
         ),
         allow(

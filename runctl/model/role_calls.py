@@ -119,7 +119,7 @@ _FUNCTIONS: Mapping[str, Calls] = {
     "decide_next": (*_READ, *_EXECUTIONS),
     "finish_run": (*_WRITE, *_END, *_NOTIFY),
     "handle_interruption": (*_LAUNCH, *_COMMAND, *_DEAD_LETTERS),
-    "handle_instance_change": (*_WRITE, *_DESCRIBE, *_COMMAND, *_REPORT, *_DEAD_LETTERS),
+    "handle_instance_change": (*_WRITE, *_DESCRIBE, *_REPORT, *_DEAD_LETTERS),
     "clean_up": (*_WRITE, *_END, *_NOTIFY, *_COMMAND, *_STOP, *_UNSETTLED, *_DEAD_LETTERS),
     "reconcile": (
         *_WRITE, *_END, *_NOTIFY, *_COMMAND, *_STOP, *_UNSETTLED, *_DEAD_LETTERS, *_STATUS,
@@ -139,7 +139,7 @@ _FUNCTIONS: Mapping[str, Calls] = {
         *_objects("DeleteObject", "environments/verify"),
     ),
     "prepare_sweep": (
-        *_CREATE, *_READ_OBJECTS, *_DESCRIBE,
+        *_CREATE, *_READ_OBJECTS,
         *_on(
             tuple(f"{_EXECUTION}{machine}:verify" for machine in ("train", "sweep")),
             "states:DescribeExecution",
@@ -303,8 +303,7 @@ _SESSION: Calls = (
         dynamodb__LeadingKeys="RUN#verified", dynamodb__Attributes="pins",
     ),
     *_on(
-        (f"{_MACHINE}train",), "states:SendTaskSuccess", "states:SendTaskFailure",
-        "states:SendTaskHeartbeat",
+        (f"{_MACHINE}train",), "states:SendTaskSuccess", "states:SendTaskHeartbeat",
     ),
     *_tagged((f"{_STREAM}/0001-000",), "logs:CreateLogStream", "logs:PutLogEvents"),
     *_invoking("judge_trial"),

@@ -60,6 +60,10 @@ class MachineCapabilities(CapabilitiesBase):
             statements=[allow(["ec2:DescribeInstances"], ["*"])], variables=self._name()
         )
 
+    def deployment_name(self) -> Capability:
+        """Know what the instance types of this deployment can do, without access to instances."""
+        return Capability(variables=self._name())
+
     def machine_statuses(self) -> Capability:
         """Read the status checks of any instance."""
         return Capability(statements=[allow(["ec2:DescribeInstanceStatus"], ["*"])])

@@ -82,7 +82,7 @@ def test_a_session_does_everything_that_an_agent_does_for_its_run(app: Synthesiz
         assert own.allows(f"dynamodb:{action}", TABLE, **item("RUN#a"))
     written = item("RUN#a", "newest", "save", "fence")
     assert own.allows("dynamodb:UpdateItem", TABLE, **written)
-    for action in ("SendTaskSuccess", "SendTaskFailure", "SendTaskHeartbeat"):
+    for action in ("SendTaskSuccess", "SendTaskHeartbeat"):
         assert own.allows(f"states:{action}", MACHINE)
     for action in ("CreateLogStream", "PutLogEvents"):
         assert own.allows(f"logs:{action}", f"{STREAMS}:a/0003-000")
