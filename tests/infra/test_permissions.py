@@ -44,7 +44,7 @@ EC2_CALLS = {
     "clean_up": {DESCRIBE, TERMINATE},
     "reconcile": {DESCRIBE, TERMINATE, CHECK, "DeleteTags", *FLEETS},
 }
-COMMANDERS = {"handle_interruption", "handle_instance_change", "clean_up", "reconcile"}
+COMMANDERS = {"handle_interruption", "clean_up", "reconcile"}
 STARTERS = {"launch_instances"}
 LAUNCHERS = {"launch_instances", "handle_interruption"}
 NOTIFIERS = {"finish_run", "clean_up", "reconcile"}
