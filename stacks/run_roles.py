@@ -1,8 +1,8 @@
 """The roles whose sessions runs get: each session is limited to one run by its tags.
 
 Only the function that issues credentials may assume them. It sets the tags `RunId`, `Attempt`,
-`Group` and `Followed`, which the policy refers to, and a session policy that takes away what other
-requests name. A statement about a tag that a session does not have permits nothing.
+`Group`, `Followed` and `Environments`, which the policy refers to, and a session policy that takes
+away what other requests name. A statement about a tag that a session does not have permits nothing.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _run_role(
 def _objects(settings: Settings, storage: StorageStack) -> list[iam.PolicyStatement]:
     bucket = storage.bucket.bucket_arn
     readable = [f"arn:aws:s3:::{name}" for name in settings.readable_buckets]
-    shared = ("parts", "manifests", "current", "uses")
+    shared = ("parts", "manifests", "current")
     jobs = [f"{bucket}/runs/{GROUP}/{kind}shards/*" for kind in ("", "checkpoints/")]
     return [
         # The session policy leaves what the request names.
@@ -115,10 +115,24 @@ def _objects(settings: Settings, storage: StorageStack) -> list[iam.PolicyStatem
                 f"{bucket}/runs/{RUN}/*",
                 # Which environment a run uses is recorded by that run only.
                 f"{bucket}/environments/runs/{RUN}/*",
-                *(f"{bucket}/environments/{kind}/*" for kind in shared),
+                # The days on which an environment was used: nobody reads what such an object has.
+                f"{bucket}/environments/uses/*",
+                f"{bucket}/environments/own/{RUN}/*",
                 f"{bucket}/outputs/*",
                 *(f"arn:aws:s3:::{name}/*" for name in settings.writable_buckets),
             ],
+        ),
+        # What other runs execute. Runs whose agents somebody else may control lack the tag.
+        _named(
+            "StoreSharedEnvironments",
+            ["s3:PutObject", "s3:AbortMultipartUpload"],
+            [f"{bucket}/environments/{kind}/*" for kind in shared],
+            {"StringEquals": {"aws:PrincipalTag/Environments": "shared"}},
+        ),
+        _named(
+            "StoreEnvironmentsOfGroup",
+            ["s3:PutObject", "s3:AbortMultipartUpload"],
+            [f"{bucket}/environments/own/{GROUP}/*"],
         ),
         _named("WriteShardsOfJob", ["s3:PutObject", "s3:AbortMultipartUpload"], jobs),
         # Retention: parts and manifests of checkpoints, never code, outputs or logs.

@@ -220,7 +220,7 @@ class AttemptRunner:
         self._preparation.end_what_an_earlier_agent_left(request)
         self._containers.end_leftovers()
         begin_anew(find_user(self._settings), self._paths)
-        self._preparation.run_as(user)
+        self._preparation.run_as(user, request)
         container = self._containers.begin(run, user)
         runtime = self._runtime = self._runtime_of(None if container is None else self._engine)
         runtime.open()

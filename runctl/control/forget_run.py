@@ -65,6 +65,8 @@ def forget_run(services: Services, run_id: str, *, is_dry_run: bool = False) -> 
     prefixes = [
         identity.run_prefix(run_id),
         identity.run_environments_prefix(run_id),
+        # The environments of a run that shares none.
+        identity.environments_prefix(run_id),
         *code.own,
     ]
     count = size = 0

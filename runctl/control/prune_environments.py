@@ -20,6 +20,7 @@ from runctl.policy.environments import (
     find_old_archives,
     find_orphans,
     find_unused,
+    find_unused_areas,
     take_stock,
 )
 
@@ -51,7 +52,11 @@ def prune_environments(
         catalog.remove(sorted(damaged))
     garbage = find_old_archives(stock.archives, now=now)
     orphans = Orphans() if needed is None else find_orphans(stock.parts, needed, now=now)
-    garbage = [*garbage, *orphans.old][:MAX_OBJECTS]
+    # What marks an environment as current has the first keys. A run that is resumed at this
+    # moment finds its environment incomplete, and builds it again.
+    areas = find_unused_areas(stock, live_runs, keep=keep, now=now)
+    own = [each for area in areas for each in area.objects]
+    garbage = [*garbage, *orphans.old, *own][:MAX_OBJECTS]
     if garbage and not is_dry_run:
         catalog.remove([each.key for each in garbage])
     return PrunedEnvironments(

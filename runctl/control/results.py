@@ -385,9 +385,9 @@ class PrunedEnvironments(Result):
     """PruneEnvironments: how many environments there were, and what was removed.
 
     `removed` are fingerprints. `damaged` are the keys of manifests that name missing parts, and of
-    what made runs use them. The objects that were removed include shared parts and old archives,
-    whose sizes `bytes_removed` adds up. `bytes_removed_later` are those of parts that nothing names
-    and that are too recent to remove.
+    what made runs use them. The objects that were removed include shared parts, old archives, and
+    the environments of runs that share none; `bytes_removed` adds up the sizes of these.
+    `bytes_removed_later` are those of parts that nothing names and that are too recent to remove.
     """
 
     environments: int

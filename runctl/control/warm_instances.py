@@ -10,7 +10,7 @@ from runctl.model.root_volume import RootVolume
 from runctl.model.run import Attempt, AttemptStage, Run, Warm
 from runctl.policy.disk_size import plan_volumes
 from runctl.policy.launch_plan import Observation
-from runctl.policy.warm import fits, in_order, is_claimable, may_wait
+from runctl.policy.warm import fits, in_order, is_claimable, may_follow, may_wait
 
 
 def keep_warm(services: Services, run: Run) -> list[str]:
@@ -67,6 +67,11 @@ def claim_warm(
     if group is None or not group.keeps_instances:
         return attempt
     for warm in _suitable(services, observed, group.group_id):
+        # Read for each claim: agents write the item of the offer, but not this one. The claim
+        # fails if the offer names another node than the instance's own item.
+        before = services.ledger.find_run(warm.node.run_id)
+        if before is None or not may_follow(run.request, before.request):
+            continue
         launch_try = 1 if attempt is None else attempt.launch_try + 1
         attempt = services.ledger.open_attempt(
             run.run_id,

@@ -69,21 +69,28 @@ def code_key(sha256: str) -> str:
 
 ENVIRONMENTS = "environments/"
 ENVIRONMENT_PARTS = f"{ENVIRONMENTS}parts/"
+# The areas of runs that may use shared environments and store none; the layout is the same.
+OWN_ENVIRONMENTS = f"{ENVIRONMENTS}own/"
 
 
-def environment_manifest_key(fingerprint: str, sha256: str) -> str:
+def environments_prefix(area: str = "") -> str:
+    """Return the prefix of the environments of an area, or of those that all runs share."""
+    return f"{OWN_ENVIRONMENTS}{area}/" if area else ENVIRONMENTS
+
+
+def environment_manifest_key(fingerprint: str, sha256: str, *, area: str = "") -> str:
     """Return where the manifest of an environment is stored, named by its content."""
-    return f"{ENVIRONMENTS}manifests/{fingerprint}/{sha256}.json"
+    return f"{environments_prefix(area)}manifests/{fingerprint}/{sha256}.json"
 
 
-def current_environment_key(fingerprint: str) -> str:
+def current_environment_key(fingerprint: str, *, area: str = "") -> str:
     """Return where it is written which manifest new runs use."""
-    return f"{ENVIRONMENTS}current/{fingerprint}"
+    return f"{environments_prefix(area)}current/{fingerprint}"
 
 
-def environment_use_key(fingerprint: str, day: date) -> str:
+def environment_use_key(fingerprint: str, day: date, *, area: str = "") -> str:
     """Return the marker of a day on which an environment was used."""
-    return f"{ENVIRONMENTS}uses/{fingerprint}/{day.isoformat()}"
+    return f"{environments_prefix(area)}uses/{fingerprint}/{day.isoformat()}"
 
 
 def run_prefix(run_id: str) -> str:
@@ -104,18 +111,21 @@ def versions_key(run_id: str, generation: int = 0) -> str:
     return f"{environment_prefix(run_id, generation)}versions.json"
 
 
-def used_environment_key(run_id: str, fingerprint: str, generation: int = 0) -> str:
+def used_environment_key(
+    run_id: str, fingerprint: str, generation: int = 0, *, area: str = ""
+) -> str:
     """Return where a run records the digest of the manifest that it uses.
 
     A fingerprint includes the kind of machine, so a run may use more than one environment. Nothing
     below this prefix can be overwritten, unlike what is below the run's own.
     """
-    return f"{run_environments_prefix(run_id)}{generation:04d}/{fingerprint}.json"
+    prefix = run_environments_prefix(run_id, area=area)
+    return f"{prefix}{generation:04d}/{fingerprint}.json"
 
 
-def run_environments_prefix(run_id: str) -> str:
+def run_environments_prefix(run_id: str, *, area: str = "") -> str:
     """Return the prefix of the records of the environments that a run uses."""
-    return f"{ENVIRONMENTS}runs/{run_id}/"
+    return f"{environments_prefix(area)}runs/{run_id}/"
 
 
 def part_key(run_id: str, sha256: str) -> str:

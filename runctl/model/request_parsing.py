@@ -10,7 +10,7 @@ from runctl.model.docker_options import SOURCES, docker_contradictions
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.evaluation_options import evaluation_problems
 from runctl.model.gang_options import gang_contradictions
-from runctl.model.kinds import EVALUATE, TRAIN
+from runctl.model.kinds import ENVIRONMENT, EVALUATE, TRAIN
 from runctl.model.plain_secrets import PlainSecret, find_plain_secrets
 from runctl.model.processing_options import processing_contradictions
 from runctl.model.request import RunRequest, fields_of
@@ -105,6 +105,8 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
     yield from serving_contradictions(document)
     yield from processing_contradictions(document)
     yield from gang_contradictions(document)
+    if document.get("kind") == ENVIRONMENT:
+        yield from _problems_with_environment(document)
     if script is None and command is None:
         yield from _problems_without_program(document, docker)
         return
@@ -121,6 +123,17 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem("env", f"{name} is set by runctl with credentials: run; remove it")
     if isinstance(script, str):
         yield from _problems_with_place(script, has_code=bool(document.get("code")))
+
+
+def _problems_with_environment(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that an environment is stored by a run that may store it for others."""
+    for name in ("root", "instance_id"):
+        if document.get(name):
+            yield Problem(
+                name,
+                "not allowed with kind environment: no other run uses what such a run stores; "
+                "remove it",
+            )
 
 
 def _problems_without_program(

@@ -261,6 +261,7 @@ _RUN_ITEMS = {"dynamodb__LeadingKeys": "RUN#verify"}
 _TAGS = {
     "aws__PrincipalTag/RunId": "verify", "aws__PrincipalTag/Attempt": "0001",
     "aws__PrincipalTag/Group": "verify", "aws__PrincipalTag/Followed": "verified",
+    "aws__PrincipalTag/Environments": "shared",
 }  # fmt: skip
 
 
@@ -278,6 +279,7 @@ _SESSION: Calls = (
             f"{_OBJECT}{path}"
             for path in (
                 "environments/parts/verify", "environments/runs/verify/0000/verify.json",
+                "environments/own/verify/parts/verify", "environments/uses/verify/2030-01-01",
                 "outputs/verify", "runs/verify/verify", "runs/verify/shards/verify",
                 "runs/verify/checkpoints/shards/verify",
             )

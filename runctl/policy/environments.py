@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from runctl.model.identity import ENVIRONMENT_PARTS, ENVIRONMENTS
+from runctl.model.identity import ENVIRONMENT_PARTS, ENVIRONMENTS, OWN_ENVIRONMENTS
 
 # A commit relies on parts that it found, before a manifest names them; a slow one takes hours.
 MARGIN = timedelta(days=3)
@@ -14,6 +14,7 @@ USD_PER_GB_MONTH = 0.023
 
 _OWN = re.compile(r"(?P<kind>current|manifests|uses)/(?P<fingerprint>[0-9a-f]{64})(/(?P<name>.+))?")
 _RUN = re.compile(r"runs/(?P<run>[^/]+)/(?P<rest>.+/)?(?P<fingerprint>[0-9a-f]{64})\.json")
+_AREA = re.compile(r"(?P<area>[^/]+)/(runs/(?P<run>[^/]+)/)?.+")
 # What earlier versions stored: one archive for each environment.
 _ARCHIVE = re.compile(r"[0-9a-f]{64}\.tar\.gz")
 
@@ -44,11 +45,33 @@ class Traces:
     record_keys: list[str] = field(default_factory=list)
 
 
+@dataclass(kw_only=True)
+class Area:
+    """What is stored for a run that shares no environments, or for the runs of a group.
+
+    `name` is that of the run or the group; `runs` are those that recorded an environment.
+    """
+
+    name: str
+    last_used: datetime
+    runs: set[str] = field(default_factory=set)
+    objects: list[EnvironmentObject] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of the sizes."""
+        return sum(each.size_bytes for each in self.objects)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stock:
-    """All objects of environments: by environment, the parts that they share, and old archives."""
+    """All objects of environments: by environment, the parts that they share, and old archives.
+
+    `areas` are the environments of runs that share none.
+    """
 
     environments: Mapping[str, Traces]
+    areas: Mapping[str, Area]
     parts: tuple[EnvironmentObject, ...]
     archives: tuple[EnvironmentObject, ...]
     size_bytes: int
@@ -62,12 +85,15 @@ class Stock:
 def take_stock(objects: Iterable[EnvironmentObject]) -> Stock:
     """Sort the objects below `environments/` by what they belong to; others only count."""
     found: dict[str, Traces] = {}
+    areas: dict[str, Area] = {}
     parts, archives, size = [], [], 0
     for each in objects:
         size += each.size_bytes
         name = each.key.removeprefix(ENVIRONMENTS)
         if each.key.startswith(ENVIRONMENT_PARTS):
             parts.append(each)
+        elif each.key.startswith(OWN_ENVIRONMENTS):
+            _note_area(areas, each)
         elif _ARCHIVE.fullmatch(name):
             archives.append(each)
         elif match := _OWN.fullmatch(name) or _RUN.fullmatch(name):
@@ -76,7 +102,13 @@ def take_stock(objects: Iterable[EnvironmentObject]) -> Stock:
                 fingerprint, Traces(fingerprint=fingerprint, last_used=each.stored_at)
             )
             _note(traces, each, match)
-    return Stock(environments=found, parts=tuple(parts), archives=tuple(archives), size_bytes=size)
+    return Stock(
+        environments=found,
+        areas=areas,
+        parts=tuple(parts),
+        archives=tuple(archives),
+        size_bytes=size,
+    )
 
 
 def _note(traces: Traces, found: EnvironmentObject, match: "re.Match[str]") -> None:
@@ -90,6 +122,29 @@ def _note(traces: Traces, found: EnvironmentObject, match: "re.Match[str]") -> N
     if groups["kind"] == "manifests" and groups["name"]:
         traces.manifests.append(groups["name"].removesuffix(".json"))
     traces.keys.append(found.key)
+
+
+def _note_area(areas: dict[str, Area], found: EnvironmentObject) -> None:
+    match = _AREA.fullmatch(found.key.removeprefix(OWN_ENVIRONMENTS))
+    if match is None:
+        return
+    name = match["area"]
+    area = areas.setdefault(name, Area(name=name, last_used=found.stored_at))
+    area.last_used = max(area.last_used, found.stored_at)
+    area.objects.append(found)
+    if run_id := match["run"]:
+        area.runs.add(run_id)
+
+
+def find_unused_areas(
+    stock: Stock, live_runs: Set[str], *, keep: timedelta, now: datetime
+) -> list[Area]:
+    """Return the areas that no live run has and that were not used for `keep`, as a whole."""
+    return [
+        area
+        for area in stock.areas.values()
+        if now - area.last_used >= keep and not ({area.name} | area.runs) & live_runs
+    ]
 
 
 def find_unused(

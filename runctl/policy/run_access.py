@@ -8,12 +8,15 @@ from enum import Enum
 from runctl.model.group import WarmInstance
 from runctl.model.node import NodeId
 from runctl.model.run import Attempt, Run
+from runctl.policy.environment_areas import may_share
 from runctl.policy.session_policy import followed_by
 
 # How long the agent of an attempt that has ended, or whose run has, may still ask for a session: it
 # may have been restarted while it saved its last checkpoint or reported its end. A session that it
 # got before lasts longer anyway.
 UNTIL_OVER = timedelta(minutes=15)
+# The value of the tag `Environments` of sessions that may store environments for all runs.
+SHARED = "shared"
 
 
 class Purpose(str, Enum):
@@ -56,12 +59,14 @@ class Grant:
 
         Without a value there is no tag: then nothing that depends on it is permitted.
         """
-        named = {
-            "RunId": self.node.run_id if self.reach is Reach.RUN else "",
-            "Attempt": f"{self.node.attempt:04d}" if self.reach is Reach.RUN else "",
-            "Group": self.run.request.group,
-            "Followed": followed_by(self.run.request) if self.reach is Reach.RUN else "",
-        }
+        named = {"Group": self.run.request.group}
+        if self.reach is Reach.RUN:
+            named |= {
+                "RunId": self.node.run_id,
+                "Attempt": f"{self.node.attempt:04d}",
+                "Followed": followed_by(self.run.request),
+                "Environments": SHARED if may_share(self.run.request) else "",
+            }
         return {name: value for name, value in named.items() if value}
 
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from runctl.model.group import WarmInstance, WarmStage
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.pool import MachineKind, Pool, machine_kind
+from runctl.model.request import RunRequest
 from runctl.model.root_volume import RootVolume
 from runctl.policy.disk_size import GIB
 
@@ -37,6 +38,15 @@ def is_claimable(warm: WarmInstance, *, now: datetime) -> bool:
     if warm.stage is not WarmStage.WAITING or warm.since is None:
         return False
     return now - warm.since < timedelta(seconds=warm.keep_seconds)
+
+
+def may_follow(request: RunRequest, before: RunRequest) -> bool:
+    """Return whether a run may use the instance that another one has used.
+
+    A program that was root may have left anything there, and changed the agent itself. So what is
+    not root follows only what was not.
+    """
+    return request.program.root or not before.program.root
 
 
 def fits(

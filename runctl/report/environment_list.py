@@ -97,8 +97,11 @@ def read_environments(catalog: Catalog) -> EnvironmentList:
 
 def describe_cost(stock: Stock) -> str:
     """Return what environments occupy, and about what that costs."""
+    own = sum(area.size_bytes for area in stock.areas.values())
+    unshared = f" ({format_size(own)} of it for single runs or groups)" if own else ""
     return (
-        f"{format_size(stock.size_bytes)} in S3, about ${stock.usd_per_month:.2f} a month "
+        f"{format_size(stock.size_bytes)} in S3{unshared}, "
+        f"about ${stock.usd_per_month:.2f} a month "
         "(estimated with the price of S3 Standard in us-east-1)"
     )
 

@@ -18,6 +18,7 @@ from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.environment_commit import CommitJob, commit
 from runctl.agent.prepare.installed import installed_versions
+from runctl.agent.prepare.shared_environments import Accepted, SharedEnvironments
 from runctl.aws.environments import EnvironmentStore, RunGeneration
 from runctl.checkpoint import upload
 from runctl.model import identity
@@ -93,6 +94,51 @@ def test_environment_is_restored_exactly_with_links_and_valid_bytecode(
     assert done.stdout.startswith(str(restored))
     assert f"matches {restored}" in done.stderr  # "code object … matches": not compiled again
     assert {path: path.read_bytes() for path in compiled} == before
+
+
+def test_what_a_run_stores_in_its_area_is_used_by_runs_of_that_area_only(
+    cloud: Cloud, tmp_path: Path, project: Path
+) -> None:
+    environments = make_environments(cloud, tmp_path / "one")
+    environments.keep_in("run-1")
+    built = environments.prepare(find_dependencies(project, "train.py"))
+    environments.finish(120)
+    digest = (built / "ready").read_text()
+    assert {key.split("/")[1] for key in cloud.keys("environments/")} == {"own"}
+    store = store_of(cloud)
+    for area in ("", "run-2"):
+        other = SharedEnvironments(store, "run-2", tmp_path)
+        other.keep_in(area)
+        assert other.accepted(built.name, 0) is None
+        assert not other.is_stored(built.name)
+    # The next attempt of the run fetches it; nothing of it comes from what all runs share.
+    again = SharedEnvironments(store, "run-1", tmp_path)
+    again.keep_in("run-1")
+    accepted = again.accepted(built.name, 0)
+    assert accepted is not None
+    assert accepted.digest == digest
+    again.fetch(built.name, accepted, tmp_path / "two")
+    assert tree_of(tmp_path / "two") == tree_of(built)
+
+
+def test_a_run_with_an_area_uses_a_shared_environment_and_records_it_for_itself(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    store, name = store_of(cloud), "a" * 64
+    store.make_current(name, StoredEnvironment(manifest="b" * 64))
+    run = SharedEnvironments(store, "run-1", tmp_path)
+    run.keep_in("run-1")
+    store.of_area("run-1").make_current(name, StoredEnvironment(manifest="c" * 64))
+    accepted = run.accepted(name, 0)
+    assert accepted is not None
+    assert accepted.digest == "b" * 64
+    assert accepted.store is store
+    assert cloud.keys("environments/runs/") == [f"environments/runs/run-1/0000/{name}.json"]
+    # What it recorded stays, also once new runs find another one.
+    cloud.clients["s3"].delete_object(Bucket=cloud.name, Key=identity.current_environment_key(name))
+    again = run.accepted(name, 0)
+    assert again is not None
+    assert again.digest == "b" * 64
 
 
 def test_machine_that_has_the_environment_fetches_nothing(
@@ -233,7 +279,8 @@ def test_what_a_trainer_changes_is_not_stored(cloud: Cloud, tmp_path: Path, proj
     target = tmp_path / "two/restored"
     current = store_of(cloud).current("a" * 64)
     assert current is not None
-    second._shared.fetch("a" * 64, current.manifest, target)
+    accepted = Accepted(digest=current.manifest, store=store_of(cloud))
+    second._shared.fetch("a" * 64, accepted, target)
     assert says(target, "mypkg") == ["mypkg 1.0"]
 
 

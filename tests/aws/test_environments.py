@@ -52,6 +52,24 @@ def store(client):
     return EnvironmentStore(client, bucket=BUCKET)
 
 
+def test_an_area_has_environments_of_its_own(store):
+    own = store.of_area("run-1")
+    own.put_part(part_of(CONTENT), [CONTENT])
+    digest = own.put_manifest(FINGERPRINT, manifest_of(CONTENT))
+    assert own.make_current(FINGERPRINT, StoredEnvironment(manifest=digest))
+    assert own.record_use_by(RUN, FINGERPRINT, digest) == digest
+    own.note_use(FINGERPRINT, date(2030, 1, 1))
+    assert own.current(FINGERPRINT).manifest == digest
+    assert own.has_part(part_of(CONTENT))
+    assert read(own, part_of(CONTENT)) == CONTENT
+    for other in (store, store.of_area("run-2"), store.of_area("run")):
+        assert other.current(FINGERPRINT) is None
+        assert other.used_by(RUN, FINGERPRINT) is None
+        assert not other.has_part(part_of(CONTENT))
+        with pytest.raises(DamagedCheckpointError):
+            other.get_manifest(FINGERPRINT, digest)
+
+
 def read(store: EnvironmentStore, part: Part) -> bytes:
     found = bytearray(part.size_bytes)
 

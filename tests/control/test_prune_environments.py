@@ -86,6 +86,20 @@ def store(catalog: Aged, fingerprint: str, *contents: bytes) -> str:
     return sha256
 
 
+@pytest.mark.parametrize(("has_ended", "is_removed"), [(True, True), (False, False)])
+def test_the_environments_of_a_run_that_shares_none_go_after_its_end(world, has_ended, is_removed):
+    catalog = world.environment_catalog
+    own = catalog.of_area(RUN)
+    store(own, A, b"of the run")
+    catalog.days = {"/": 40}
+    if has_ended:
+        world.ledger.end_run(RUN, status=RunStatus.COMPLETED, reason="", now=START)
+        world.ledger.record_notified(RUN, end=START)
+    pruned = prune_environments(world, keep=KEEP)
+    assert (pruned.environments, pruned.objects_removed) == (0, 3 if is_removed else 0)
+    assert bool(catalog.keys()) is not is_removed
+
+
 def test_an_unused_environment_goes_with_the_parts_that_no_other_one_names(world):
     catalog = world.environment_catalog
     store(catalog, A, b"shared", b"of a")

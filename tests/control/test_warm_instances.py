@@ -86,6 +86,26 @@ def test_a_run_takes_the_instance_of_the_one_before(world):
     assert world.ledger.find_attempt("g-2", 1).plan == "a warm instance of the group"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_claimed"),
+    [(True, False, False), (True, True, True), (False, True, True), (False, False, True)],
+)
+def test_only_a_root_run_takes_the_instance_of_a_root_run(world, before, after, is_claimed):
+    first = begin(world, root=before)
+    assert end(world).stage is WarmStage.WAITING
+    assert (begin(world, "g-2", root=after) == first) is is_claimed
+
+
+def test_an_offer_that_names_another_run_than_the_instances_own_is_not_claimed(world):
+    first = begin(world, root=True)
+    end(world)
+    begin(world, "g-2")
+    held = world.groups.find_warm("g", first)
+    # What a program that is root can write with the credentials of its agent.
+    world.groups.warm[("g", first)] = replace(held, node=NodeId("g-2", 1, 0))
+    assert begin(world, "g-3") != first
+
+
 def test_a_repeated_launch_finds_the_claim(world):
     begin(world)
     end(world)

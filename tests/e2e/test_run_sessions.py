@@ -85,12 +85,13 @@ def refusal(call: Callable[[], Any]) -> str:
     return str(refused.value.response["Error"]["Code"])
 
 
-def started(testbed: Testbed, run_id: str) -> str:
+def started(testbed: Testbed, run_id: str, **request: Any) -> str:
     """Start a run that sleeps; return its instance."""
     testbed.start(
         {
             "code": testbed.upload_project({"sleep.py": SLEEPER}),
             "command": [sys.executable, "sleep.py"],
+            **request,
         },
         name=run_id,
     )
@@ -99,9 +100,9 @@ def started(testbed: Testbed, run_id: str) -> str:
 
 @pytest.fixture
 def runs(testbed: Testbed, new_name: Callable[[], str]):
-    """A hostile run and its victim, and the keys of the instance of the hostile run."""
+    """A hostile run, whose program is root, its victim, and the keys of their instances."""
     hostile, victim = new_name(), new_name()
-    instances = [started(testbed, run_id) for run_id in (hostile, victim)]
+    instances = [started(testbed, hostile, root=True), started(testbed, victim)]
     yield hostile, victim, [assume(testbed, "InstanceRole", each) for each in instances]
     for run_id in (hostile, victim):
         with contextlib.suppress(Exception):
@@ -238,27 +239,43 @@ def test_an_instance_of_an_ended_run_gets_no_session(testbed: Testbed, runs) -> 
 def test_a_run_stores_environments_but_cannot_replace_or_remove_those_of_others(
     testbed: Testbed, runs
 ) -> None:
-    _, _, (keys, others) = runs
+    hostile, victim, (keys, others) = runs
     mine, theirs = (
         client(testbed, "s3", session_of(ask(testbed, each))) for each in (keys, others)
     )
     where = {"Bucket": testbed.deployment.bucket, "Key": "environments/current/f00d"}
     theirs.put_object(**where, Body=b"good", IfNoneMatch="*")
-    attacks: dict[str, Callable[[], Any]] = {
-        "overwrite": lambda: mine.put_object(**where, Body=b"evil"),
-        "overwrite if it matches": lambda: mine.put_object(
-            **where, Body=b"evil", IfMatch=mine.head_object(**where)["ETag"]
-        ),
-        "upload in parts": lambda: mine.create_multipart_upload(**where),
-        "delete": lambda: mine.delete_object(**where),
-        "drop the policy": lambda: mine.delete_bucket_policy(Bucket=where["Bucket"]),
-    }
-    refused = {name: refusal(attack) for name, attack in attacks.items()}
-    assert refused == dict.fromkeys(attacks, "AccessDenied")
-    batch = {"Objects": [{"Key": where["Key"]}]}
-    with contextlib.suppress(ClientError):  # as a whole, or object by object
-        (error,) = mine.delete_objects(Bucket=where["Bucket"], Delete=batch)["Errors"]
-        assert error["Code"] == "AccessDenied"
-    again = refusal(lambda: mine.put_object(**where, Body=b"evil", IfNoneMatch="*"))
-    assert again == "PreconditionFailed"
+    # One that stores environments for all runs, and one that may not.
+    for s3 in (theirs, mine):
+        attacks: dict[str, Callable[[], Any]] = {
+            "overwrite": lambda s3=s3: s3.put_object(**where, Body=b"evil"),
+            "overwrite if it matches": lambda s3=s3: s3.put_object(
+                **where, Body=b"evil", IfMatch=s3.head_object(**where)["ETag"]
+            ),
+            "upload in parts": lambda s3=s3: s3.create_multipart_upload(**where),
+            "delete": lambda s3=s3: s3.delete_object(**where),
+            "drop the policy": lambda s3=s3: s3.delete_bucket_policy(Bucket=where["Bucket"]),
+        }
+        refused = {name: refusal(attack) for name, attack in attacks.items()}
+        assert refused == dict.fromkeys(attacks, "AccessDenied")
+        batch = {"Objects": [{"Key": where["Key"]}]}
+        with contextlib.suppress(ClientError):  # as a whole, or object by object
+            (error,) = s3.delete_objects(Bucket=where["Bucket"], Delete=batch)["Errors"]
+            assert error["Code"] == "AccessDenied"
+    again = {"Body": b"evil", "IfNoneMatch": "*"}
+    assert refusal(lambda: theirs.put_object(**where, **again)) == "PreconditionFailed"
     assert testbed.clients.get("s3").get_object(**where)["Body"].read() == b"good"
+    # The program of the hostile run is root: it is not the first to store something either.
+    for key in (
+        "current/cafe",
+        "manifests/cafe/0.json",
+        "parts/cafe",
+        f"own/{victim}/current/cafe",
+    ):
+        planted = {"Bucket": where["Bucket"], "Key": f"environments/{key}"}
+        assert (
+            refusal(lambda planted=planted: mine.put_object(**planted, **again)) == "AccessDenied"
+        )
+    own = {"Bucket": where["Bucket"], "Key": f"environments/own/{hostile}/current/cafe"}
+    mine.put_object(**own, **again)
+    assert mine.get_object(**where)["Body"].read() == b"good"

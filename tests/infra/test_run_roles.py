@@ -72,6 +72,8 @@ def test_a_session_does_everything_that_an_agent_does_for_its_run(app: Synthesiz
         ("s3:DeleteObject", "runs/a/checkpoints/parts/x"),
         ("s3:GetObject", "environments/current/f"),
         ("s3:PutObject", "environments/parts/x"),
+        ("s3:PutObject", "environments/manifests/f/x.json"),
+        ("s3:PutObject", "environments/current/f"),
         ("s3:PutObject", "environments/runs/a/0000/f.json"),
         ("s3:PutObject", "environments/uses/f/2030-01-01"),
     ):
@@ -102,6 +104,35 @@ def test_a_session_reaches_nothing_of_another_run(app: Synthesized, run_id: str)
     for action in ("CreateLogStream", "PutLogEvents", "GetLogEvents", "FilterLogEvents"):
         assert not own.allows(f"logs:{action}", f"{STREAMS}:{run_id}/0001-000")
     assert not own.allows("s3:PutObject", objects(app, f"environments/runs/{run_id}/0000/f.json"))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"root": True}, {"instance_id": "i-0123456789abcdef0"}, {"root": True, "group": "g"}],
+)
+def test_a_run_whose_agent_others_may_control_plants_nothing_that_other_runs_execute(
+    app: Synthesized, request_: dict[str, Any]
+) -> None:
+    own = session(app, **request_)
+    for key in ("parts/x", "manifests/f/x.json", "current/f", "new/f", "f.tar.gz"):
+        for action in ("PutObject", "AbortMultipartUpload", "DeleteObject"):
+            assert not own.allows(f"s3:{action}", objects(app, f"environments/{key}"))
+        assert own.allows("s3:GetObject", objects(app, f"environments/{key}"))
+    # Nor in what another run, or another group, has for itself.
+    for area in ("b", "ab", "h", "*", ""):
+        assert not own.allows("s3:PutObject", objects(app, f"environments/own/{area}/current/f"))
+    area = request_.get("group", "a")
+    for key in (f"own/{area}/parts/x", f"own/{area}/current/f", "runs/a/0000/f.json"):
+        assert own.allows("s3:PutObject", objects(app, f"environments/{key}"))
+    assert own.allows("s3:PutObject", objects(app, "environments/uses/f/2030-01-01"))
+    assert not own.allows("s3:DeleteObject", objects(app, f"environments/own/{area}/current/f"))
+
+
+@pytest.mark.parametrize("reach", [Reach.WARM, Reach.TRAINER])
+def test_no_other_session_stores_environments(app: Synthesized, reach: Reach) -> None:
+    other = session(app, reach, group="g")
+    for key in ("parts/x", "current/f", "own/a/current/f", "own/g/current/f", "uses/f/2030-01-01"):
+        assert not other.allows("s3:PutObject", objects(app, f"environments/{key}"))
 
 
 @pytest.mark.parametrize("key", PREFIXES)

@@ -50,6 +50,16 @@ def test_each_way_to_name_the_program_is_enough(document):
     VALIDATOR.validate(document)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("root", True), ("instance_id", "i-0123456789abcdef0")]
+)
+def test_an_environment_that_no_other_run_would_use_is_not_built_in_advance(field, value):
+    (problem,) = problems({**MINIMAL, "kind": "environment", field: value})
+    assert problem.field == field
+    assert "no other run uses what such a run stores" in problem.message
+    assert parse_request({**MINIMAL, "kind": "environment", "root": False})
+
+
 # An invalid value of each field, with a part of the message about it.
 BAD = [
     ("kind", "server", "'server' is not a valid kind; known values: train, environment"),

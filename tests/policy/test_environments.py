@@ -12,6 +12,7 @@ from runctl.policy.environments import (
     find_old_archives,
     find_orphans,
     find_unused,
+    find_unused_areas,
     take_stock,
 )
 
@@ -72,10 +73,34 @@ def test_records_outlive_their_environment_by_the_same_time():
     assert unused(records) == [A]
 
 
+def own(name: str, days: float, *, run_id: str = "run-1") -> list[EnvironmentObject]:
+    return [
+        stored(identity.current_environment_key(A, area=name), days),
+        stored(f"{identity.environments_prefix(name)}parts/{B}", days, 5),
+        stored(identity.used_environment_key(run_id, A, area=name), days),
+    ]
+
+
+def test_the_environments_of_runs_that_share_none_are_counted_apart_and_go_as_a_whole():
+    stock = take_stock([*own("run-1", 31), *own("g", 40, run_id="g-7"), *own("new", 29)])
+    assert (stock.size_bytes, stock.parts, dict(stock.environments)) == (21, (), {})
+    assert {name: area.size_bytes for name, area in stock.areas.items()} == {
+        "run-1": 7, "g": 7, "new": 7
+    }  # fmt: skip
+
+    def names(*live: str) -> list[str]:
+        return [area.name for area in find_unused_areas(stock, set(live), keep=KEEP, now=NOW)]
+
+    assert names() == ["run-1", "g"]
+    # That of a run, and that of its group, stay until it has ended.
+    assert names("run-1") == ["g"]
+    assert names("g-7") == ["run-1"]
+
+
 def test_objects_of_unknown_form_are_counted_and_never_removed():
     objects = [
         stored(f"environments/{name}", 1000, 10)
-        for name in ("", "new/x", "current/x", f"manifests/{A[:9]}/{B}.json", "runs/x", "uses/")
+        for name in ("", "new/x", "current/x", f"manifests/{A[:9]}/{B}.json", "runs/x", "own/")
     ]
     stock = take_stock(objects)
     assert (stock.size_bytes, stock.parts, stock.archives) == (60, (), ())

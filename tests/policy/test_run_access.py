@@ -10,6 +10,7 @@ from runctl.model.node import Node, NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
+from runctl.policy.environment_areas import area_of
 from runctl.policy.run_access import (
     UNTIL_OVER,
     Denial,
@@ -65,7 +66,7 @@ def test_an_attempt_has_a_session_before_and_while_it_has_the_fence(fence):
     grant = decided(known(a_run(fence=fence)))
     assert isinstance(grant, Grant)
     assert (grant.node, grant.reach) == (NODE, Reach.RUN)
-    assert grant.tags == {"RunId": "run-1", "Attempt": "0002"}
+    assert grant.tags == {"RunId": "run-1", "Attempt": "0002", "Environments": "shared"}
 
 
 def test_tags_name_the_group_and_the_run_that_is_followed():
@@ -76,8 +77,29 @@ def test_tags_name_the_group_and_the_run_that_is_followed():
     grant = decided(known(a_run(request=request)))
     assert isinstance(grant, Grant)
     assert grant.tags == {
-        "RunId": "run-1", "Attempt": "0002", "Group": "g", "Followed": "other"
+        "RunId": "run-1", "Attempt": "0002", "Group": "g", "Followed": "other",
+        "Environments": "shared",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "request_", [{"root": True}, {"instance_id": INSTANCE}, {"root": True, "group": "g"}]
+)
+def test_an_agent_that_others_may_control_stores_no_environments_for_all_runs(request_):
+    grant = decided(known(a_run(request=request_)))
+    assert isinstance(grant, Grant)
+    assert "Environments" not in grant.tags
+    assert area_of(grant.run.request, "run-1") == request_.get("group", "run-1")
+
+
+def test_a_run_that_shares_environments_has_no_area():
+    assert area_of(a_run(request={"group": "g", "root": False}).request, "run-1") == ""
+
+
+@pytest.mark.parametrize("reach", [Reach.WARM, Reach.TRAINER])
+def test_no_other_session_stores_environments(reach):
+    grant = Grant(node=NODE, run=a_run(request={"group": "g"}), reach=reach)
+    assert grant.tags == {"Group": "g"}
 
 
 ENDED = a_run(fence=2, ended=RunStatus.STOPPED, ended_at=LONG_AGO)

@@ -20,7 +20,7 @@ from runctl.agent.prepare.environment_commit import CommitJob
 from runctl.agent.prepare.installed import installed_versions
 from runctl.agent.prepare.installer import Installer
 from runctl.agent.prepare.pinning import install, installed_as_pinned
-from runctl.agent.prepare.shared_environments import SharedEnvironments
+from runctl.agent.prepare.shared_environments import Accepted, SharedEnvironments
 from runctl.agent.prepare.sources import BUILT, files_of_editables, fit_to, put_back
 from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.model.errors import DamagedCheckpointError, RunctlError
@@ -57,6 +57,7 @@ class Environments:
         self._folder = place.folder
         self._installer = installer
         self._committer = committer
+        self._area = ""
         self._broken: set[str] = set()
         self._committed = ""
 
@@ -92,6 +93,11 @@ class Environments:
     def run_as(self, user: TrainerUser | None) -> None:
         """Build environments as a user."""
         self._installer.run_as(user)
+
+    def keep_in(self, area: str) -> None:
+        """Store new environments in an area, for the runs of that area only; empty: for all."""
+        self._area = area
+        self._shared.keep_in(area)
 
     def use_indexes(self, variables: Mapping[str, str]) -> None:
         """Take packages from the indexes that these variables of pip name, too."""
@@ -131,7 +137,7 @@ class Environments:
             return digest is not None
         try:
             accepted = self._shared.accepted(fingerprint, generation)
-            if accepted is None or accepted == digest:
+            if accepted is None or accepted.digest == digest:
                 return digest is not None
             self._fetch(declared, fingerprint, accepted)
         except DamagedCheckpointError as exc:
@@ -144,10 +150,10 @@ class Environments:
             return True
         return False
 
-    def _fetch(self, declared: Declared, fingerprint: str, digest: str) -> None:
+    def _fetch(self, declared: Declared, fingerprint: str, accepted: Accepted) -> None:
         began = time.monotonic()
         with _removed_on_failure(self._folder / fingerprint) as target:
-            self._shared.fetch(fingerprint, digest, target)
+            self._shared.fetch(fingerprint, accepted, target)
         self._installer.report(
             f"environment of {declared.source}: fetched in {time.monotonic() - began:.1f} s"
         )
@@ -214,6 +220,7 @@ class Environments:
                 is_guarded=self._installer.user is not None,
                 bucket=self._place.bucket,
                 region=self._place.region,
+                area=self._area,
             )
         )
 

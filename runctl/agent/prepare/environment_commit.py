@@ -42,7 +42,8 @@ class CommitJob:
     """What is to be stored, for which run, and where.
 
     `built_ns` is the time of the last change by the build. If it `is_guarded`, programs run as a
-    user that cannot change it, and neither can they change how it is compiled.
+    user that cannot change it, and neither can they change how it is compiled. Without an `area`
+    it is stored for all runs.
     """
 
     run_id: str
@@ -56,6 +57,7 @@ class CommitJob:
     bucket: str
     region: str
     is_guarded: bool = False
+    area: str = ""
 
     @property
     def run(self) -> RunGeneration:
@@ -131,7 +133,7 @@ def main(
     _end_with_the_agent()
     job = CommitJob(**document["job"])
     try:
-        store = EnvironmentStore(clients().get("s3"), bucket=job.bucket)
+        store = EnvironmentStore(clients().get("s3"), bucket=job.bucket, area=job.area)
         print(json.dumps(commit(store, job)), flush=True)
     except (RunctlError, OSError) as exc:
         print(json.dumps(f"it could not be stored: {exc}"), flush=True)

@@ -51,6 +51,10 @@ class PinnedEnvironments:
         """Build environments as a user."""
         self._environments.run_as(user)
 
+    def keep_in(self, area: str) -> None:
+        """Store new environments in an area, for the runs of that area only; empty: for all."""
+        self._environments.keep_in(area)
+
     def use_indexes(self, variables: Mapping[str, str]) -> None:
         """Take packages from the indexes that these variables of pip name, too."""
         self._environments.use_indexes(variables)

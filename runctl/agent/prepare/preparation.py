@@ -50,6 +50,7 @@ from runctl.model.kinds import PROCESS
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.model.subject import Subject
+from runctl.policy.environment_areas import area_of
 from runctl.policy.interval import Uptime, uptime_of
 
 COMMIT_WAIT = 5.0
@@ -185,10 +186,14 @@ class Preparation:
             logger.warning("ended %d processes that an earlier agent left", len(killed))
         self._remove_messages()
 
-    def run_as(self, user: TrainerUser | None) -> None:
-        """Run what the project brings along, such as the builds of packages, as a user."""
+    def run_as(self, user: TrainerUser | None, request: RunRequest) -> None:
+        """Run what the project brings along, such as the builds of packages, as a user.
+
+        The request decides for whom environments are stored, as it decides about permissions.
+        """
         self._user = user
         self._environments.run_as(user)
+        self._environments.keep_in(area_of(request, self._settings.run_id))
 
     def _remove_messages(self) -> None:
         """Remove what an earlier trainer and the agent wrote for each other."""

@@ -35,6 +35,7 @@ def run_to_its_end(deployed, s3, run_id, number=1, *, code=SHARED):
     put(s3, key, b"a later version")
     s3.delete_object(Bucket=BUCKET, Key=f"{identity.output_prefix(run_id)}old.txt")
     put(s3, identity.used_environment_key(run_id, "f" * 64))
+    put(s3, identity.current_environment_key("f" * 64, area=run_id))
     deployed.end_attempt(run_id, number, OutcomeKind.COMPLETED)
     deployed.end(run_id, RunStatus.COMPLETED)
 

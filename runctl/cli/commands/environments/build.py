@@ -81,7 +81,8 @@ def build(
     types = split_commas(instance_types or ()) or list(
         _small_types(location.settings.request.get("instance_types", ()))
     )
-    options = {"kind": ENVIRONMENT, "instance_types": types}
+    # Built as root it would not be shared, and a run that is root may use it all the same.
+    options = {"kind": ENVIRONMENT, "instance_types": types, "root": False}
     words = (script,) if script else NO_PROGRAM
     program = Program(words=words, is_command=not script)
     # A container has the packages of its image.
