@@ -3,16 +3,14 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.sweeps.judge_trial import judge_trial
+from runctl.control.sweeps.judge_trial import answer_trial
 
 
-@logger.inject_lambda_context(clear_state=True)
+# Never the event, which proves an identity.
+@logger.inject_lambda_context(clear_state=True, log_event=False)
 def handler(event: Document, _context: LambdaContext) -> Document:
-    """Return whether the trial goes on."""
+    """Return whether the trial goes on, or that the one who asks is refused."""
     logger.append_keys(run_id=event["run_id"])
-    judged = judge_trial(
-        services(), event["run_id"], rung=int(event["rung"]), value=float(event["value"])
-    )
-    document = judged.as_document()
+    document = answer_trial(services(), event).as_document()
     logger.info("trial judged", **document)
     return document

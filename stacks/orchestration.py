@@ -251,7 +251,7 @@ class OrchestrationStack(Stack):
         self._add("suggest_trial", SAMPLING, write, code=self._sampler_code)
         self._add("ask_trial", PATIENT, write, can.judge_function())
         self._add("record_trial", PATIENT, write, can.executions())
-        self._add("judge_trial", PATIENT, write)
+        self._add("judge_trial", PATIENT, write, can.know_own_instances())
         self._add(
             "finish_sweep",
             THOROUGH,

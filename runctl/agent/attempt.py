@@ -11,6 +11,7 @@ from runctl.agent.gang.stay import GangStay
 from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
 from runctl.agent.parts import AttemptParts, OutcomeMaker
+from runctl.agent.ports import Judge
 from runctl.agent.prepare.container import ContainerPreparation
 from runctl.agent.prepare.gpu_check import check_gpus
 from runctl.agent.prepare.image import Images
@@ -57,6 +58,7 @@ class AttemptRunner:
         *,
         mailbox: Mailbox,
         session_of_trainer: Callable[[], SessionCredentials],
+        judge: Judge,
         vendor: Path,
         mask: SecretMask,
         follow: Callable[[Path], None],
@@ -67,6 +69,7 @@ class AttemptRunner:
         self._services = services
         self._follow = follow
         self._session_of_trainer = session_of_trainer
+        self._judge = judge
         self._runtime_of = runtime_of
         self._runtime: Runtime | None = None
         self._mailbox = mailbox
@@ -283,6 +286,7 @@ class AttemptRunner:
             services=self._services,
             preparation=self._preparation,
             runtime=runtime,
+            judge=self._judge,
             mailbox=self._mailbox,
             wait=self._wait,
             progress=self._progress,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runctl.agent.instance.disk import FULL
 from runctl.agent.instance.settings import Settings
+from runctl.agent.ports import Judge
 from runctl.agent.prepare.preparation import Preparation
 from runctl.agent.program_outcome import failed_outcome, outcome_of_stop
 from runctl.agent.reporting.progress import Progress
@@ -52,6 +53,7 @@ class AttemptParts:
     services: AwsServices
     preparation: Preparation
     runtime: Runtime
+    judge: Judge
     mailbox: Mailbox
     wait: CancellableWait
     progress: Progress

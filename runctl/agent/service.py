@@ -29,6 +29,7 @@ from runctl.agent.signals.watcher import InterruptionWatcher
 from runctl.aws.deployment import Deployment
 from runctl.aws.instance_access import InstanceAccess
 from runctl.aws.services import AwsServices
+from runctl.aws.trial_judge import TrialJudge
 from runctl.model import identity
 from runctl.model.errors import RunctlError
 from runctl.model.node import NodeProgress
@@ -122,6 +123,7 @@ def _run_attempt(
         ),
         mailbox=mailbox,
         session_of_trainer=access.function.session_of_trainer,
+        judge=TrialJudge(services.clients.get, prove=access.function.prove),
         vendor=vendor_folder(),
         mask=mask,
         follow=lambda path: shipper.follow(identity.log_stream(*settings.node), path),

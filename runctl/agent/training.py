@@ -134,7 +134,7 @@ class Training:
             outputs=parts.services.outputs(parts.settings.run_id),
             progress=parts.progress,
             mailbox=parts.mailbox,
-            judge=parts.services.trial_judge,
+            judge=parts.judge,
             peers=tuple if self._gang is None else self._gang.peers,
         )
 

@@ -68,7 +68,7 @@ class CredentialsFunction:
     ) -> None:
         self.name = name
         self._client = client
-        self._prove = prove
+        self.prove = prove
         self._claim = claim
         self._was_unknown = False
 
@@ -79,7 +79,7 @@ class CredentialsFunction:
         function fails or cannot be reached, RefusedError if the role of the instance may not
         invoke it, and UnexpectedAwsError if its answer cannot be read.
         """
-        event: dict[str, Any] = {"identity": self._prove(), "purpose": purpose}
+        event: dict[str, Any] = {"identity": self.prove(), "purpose": purpose}
         # Mostly the first answer is a session: what the instance claims need not be looked up.
         if self._was_unknown and (claim := self._claim()):
             event["claimed"] = claim

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from runctl.aws.secret_values import SecretValues
     from runctl.aws.sessions import PortSessions
     from runctl.aws.shards import ShardStore
-    from runctl.aws.trial_judge import TrialJudge
     from runctl.aws.trial_ledger import DynamoTrialLedger
     from runctl.aws.versions import VersionStore
     from runctl.aws.workflow import StepFunctions
@@ -100,13 +99,6 @@ class AwsServices:
     def judge_function(self) -> str:
         """The name of the function that judges trials."""
         return self._known("judge_function")
-
-    @cached_property
-    def trial_judge(self) -> TrialJudge:
-        """The function that judges trials, to ask."""
-        from runctl.aws.trial_judge import TrialJudge
-
-        return TrialJudge(self.clients.get)
 
     @cached_property
     def fleet(self) -> Ec2Fleet:

@@ -1,11 +1,11 @@
 """IssueCredentials: gives an instance a session that is limited to its own run."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timezone
 from typing import Any
 
+from runctl.control.instance_proof import identify_instance, problem_with_role
 from runctl.control.ports.access import AccessServices
 from runctl.model import identity
 from runctl.model.caller import BadIdentityError, Caller
@@ -13,10 +13,6 @@ from runctl.model.errors import RequestError
 from runctl.model.node import NodeId
 from runctl.model.session_credentials import SessionCredentials
 from runctl.policy.run_access import Denial, Grant, Known, Purpose, decide_access
-
-INSTANCE_ID = re.compile(r"i-[0-9a-f]{4,32}")
-# What an instance sends of its own accord is short; anything else was made by somebody else.
-MAX_URL_CHARACTERS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +50,10 @@ def issue_credentials(services: AccessServices, event: Mapping[str, Any]) -> Iss
     """Return a session for the instance that signed the identity in `event`, or why not."""
     try:
         purpose = _purpose(event)
-        caller = services.identities.verify(_url(event))
-        instance_id = _instance_of(services, caller)
+        caller = identify_instance(services, event)
     except BadIdentityError as exc:
         return Issued(status="refused", reason=str(exc))
-    known = _find(services, instance_id)
+    known = _find(services, caller.session)
     problem = _problem_with_role(services, caller, known)
     if problem:
         return Issued(status="refused", reason=problem)
@@ -86,22 +81,6 @@ def _purpose(event: Mapping[str, Any]) -> Purpose:
         raise BadIdentityError(f"purpose: not one of {known}") from None
 
 
-def _url(event: Mapping[str, Any]) -> str:
-    found = event.get("identity")
-    url = found.get("url") if isinstance(found, Mapping) else None
-    if not isinstance(url, str) or len(url) > MAX_URL_CHARACTERS:
-        raise BadIdentityError("identity.url: missing, or not the URL of a request to STS")
-    return url
-
-
-def _instance_of(services: AccessServices, caller: Caller) -> str:
-    if caller.account != services.instance_roles.account:
-        raise BadIdentityError(f"identity: the account {caller.account} is not the deployment's")
-    if not INSTANCE_ID.fullmatch(caller.session):
-        raise BadIdentityError("identity: not the session of an instance")
-    return caller.session
-
-
 def _find(services: AccessServices, instance_id: str) -> Known:
     node = services.ledger.find_instance(instance_id)
     if node is None:
@@ -118,13 +97,10 @@ def _find(services: AccessServices, instance_id: str) -> Known:
 
 
 def _problem_with_role(services: AccessServices, caller: Caller, known: Known) -> str:
-    """Return why a session that is named like an instance is not that instance's; empty if it is.
-
-    A principal that assumes a role chooses the name of the session, except for EC2.
-    """
-    if caller.role == services.instance_roles.own:
+    """Return why a session with the name of an instance is not that instance's; empty if it is."""
+    other = problem_with_role(services, caller)
+    if not other:
         return ""
-    other = f"identity: {caller.role} is not the role of the deployment's instances"
     attempt = known.attempt
     if known.node is not None and (attempt is None or not attempt.is_on_existing_instance):
         return other

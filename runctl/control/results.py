@@ -364,6 +364,14 @@ class Judgement(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedQuestion(Result):
+    """JudgeTrial: why the one who asks gets no answer. `status` tells it from an answer."""
+
+    reason: str
+    status: str = "refused"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepResult(Result):
     """FinishSweep: how the sweep ended. The output of its execution.
 

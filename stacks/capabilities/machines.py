@@ -280,7 +280,13 @@ class MachineCapabilities(CapabilitiesBase):
                 *self.machines().statements,
                 allow(["iam:GetInstanceProfile"], [profiles]),
             ],
-            variables={**self._name(), "RUNCTL_INSTANCE_ROLE": self._compute.role.role_arn},
+            variables=self.know_own_instances().variables,
+        )
+
+    def know_own_instances(self) -> Capability:
+        """Know the role of the instances that we launch, which proves their identity."""
+        return Capability(
+            variables={**self._name(), "RUNCTL_INSTANCE_ROLE": self._compute.role.role_arn}
         )
 
     def _launch_templates(self) -> Mapping[str, str]:

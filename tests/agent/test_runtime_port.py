@@ -18,6 +18,7 @@ from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.aws.deployment import Deployment
 from runctl.aws.services import AwsServices
+from runctl.aws.trial_judge import TrialJudge
 from runctl.model.node import NodeProgress
 from runctl.model.saving_options import CheckpointOptions
 from runctl.model.session_credentials import SessionCredentials
@@ -80,6 +81,7 @@ class Attempt:
             follow=lambda _path: None,
             earlier=NodeProgress(),
             session_of_trainer=_no_session,
+            judge=TrialJudge(services.clients.get, prove=_no_session),
         )
         self.shut_down: list[bool] = []
         self.thread = threading.Thread(target=self._run)

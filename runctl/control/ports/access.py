@@ -49,8 +49,8 @@ class Sessions(Protocol):
         ...
 
 
-class AccessServices(Services, Protocol):
-    """The services of the function that issues credentials."""
+class ProofServices(Protocol):
+    """The services with which a function identifies the instance that calls it."""
 
     @property
     def identities(self) -> Identities:
@@ -61,6 +61,10 @@ class AccessServices(Services, Protocol):
     def instance_roles(self) -> InstanceRoles:
         """The roles of instances."""
         ...
+
+
+class AccessServices(Services, ProofServices, Protocol):
+    """The services of the function that issues credentials."""
 
     @property
     def run_sessions(self) -> Sessions:
