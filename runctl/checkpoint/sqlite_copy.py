@@ -2,16 +2,20 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import stat
 import struct
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 from runctl.beneath.folder import Folder
+from runctl.checkpoint import sqlite_backup
 
 SIDECARS = ("-wal", "-shm", "-journal")
 HEADER_BYTES = 100
@@ -21,8 +25,6 @@ WAL_VERSION = 2
 LOCKS_AT, LOCKS_BYTES = 0x40000000, 512
 LOCK = "hhqqi4x"
 PAUSE = 0.02
-BUSY_SECONDS = 1.0
-PAGES_AT_ONCE = 2000
 COPIED_BYTES = 1024 * 1024
 
 
@@ -118,37 +120,61 @@ def _back_up(
     It is opened by other names, in a folder of our own. So SQLite creates nothing next to the
     original, but locks are shared all the same, since they belong to files and not to names.
     """
-    try:
-        import sqlite3
-    except ImportError as exc:
-        raise DatabaseError("Python's sqlite3 is missing on this machine") from exc
-
-    def keep_to_time(_status: int, remaining: int, total: int) -> None:
-        if time.monotonic() > until:
-            raise DatabaseError(f"{remaining} of {total} pages were left at the time limit")
-
     linked = _link_all(folder, path, work)
     try:
-        address = f"file:{quote(str(linked))}?mode=ro"
-        with (
-            contextlib.closing(
-                sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-            ) as original,
-            contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
-        ):
-            copy.execute("pragma synchronous = off")
-            if in_one:
-                original.execute("begin")
-            original.execute("select count(*) from sqlite_master").fetchone()
-            if not _are_same(folder, path, linked):
-                raise DatabaseError("it was replaced while it was being opened")
-            original.backup(copy, pages=PAGES_AT_ONCE, progress=keep_to_time, sleep=PAUSE)
-    except sqlite3.Error as exc:
-        raise DatabaseError(str(exc)) from exc
+        with _backing_up(linked, target, until=until, in_one=in_one) as process:
+            _follow(process, lambda: _are_same(folder, path, linked))
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for sidecar in SIDECARS:
             Path(f"{target}{sidecar}").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _backing_up(
+    linked: Path, target: Path, *, until: float, in_one: bool
+) -> "Iterator[subprocess.Popen[str]]":
+    """Start the program that copies a database; it is killed if it exceeds its time."""
+    # Without the packages of the machine: it needs none, and starts sooner.
+    command = [sys.executable, "-I", "-S", sqlite_backup.__file__]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        limit = max(0.0, until - time.monotonic()) + 2 * sqlite_backup.BUSY_SECONDS
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        try:
+            document = {
+                "database": str(linked), "target": str(target), "until": until, "in_one": in_one
+            }  # fmt: skip
+            _send(process, json.dumps(document))
+            yield process
+        finally:
+            process.kill()
+            timer.cancel()
+
+
+def _follow(process: "subprocess.Popen[str]", are_same: Callable[[], bool]) -> None:
+    """Let the program copy what it has opened, if that is the right file. Raises DatabaseError."""
+    assert process.stdout is not None
+    said = process.stdout.readline().strip()
+    if said == sqlite_backup.OPENED:
+        if not are_same():
+            raise DatabaseError("it was replaced while it was being opened")
+        _send(process, sqlite_backup.GO_ON)
+        said = process.stdout.read().strip()
+    status = process.wait()
+    if status < 0:
+        # SIGBUS: another process has shortened the file that SQLite has mapped.
+        raise DatabaseError(f"the process that copies it was ended by signal {-status}")
+    if status != 0:
+        raise DatabaseError(said or f"the process that copies it failed (status {status})")
+
+
+def _send(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=process.stdin, flush=True)
 
 
 def _link_all(folder: Folder, path: str, work: Path) -> Path:
