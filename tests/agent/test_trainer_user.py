@@ -20,6 +20,7 @@ import pytest
 
 from runctl.agent.instance import processes
 from runctl.agent.instance.as_user import NOT_FOUND, OOM_SCORE
+from runctl.agent.instance.left_ipc import find_ipc_of
 from runctl.agent.instance.ownership import (
     give_to,
     remove_files_of,
@@ -279,12 +280,16 @@ ln -s {ours} link; mkfifo pipe; echo x >{place}/dev/shm/psm_1; chmod 000 deep/er
 """
     assert run_as(user, "sh", "-c", script).stderr == ""
     pid = int(run_as(user, PYTHON, "-c", DAEMON).stdout)
+    share = "import ctypes; print(ctypes.CDLL(None).shmget(0, 4096, 0o1600))"
+    shared = int(run_as(user, PYTHON, "-c", share).stdout)
+    assert list(find_ipc_of(user.uid)) == [("shm", shared)]
     paths.state.mkdir(parents=True)
     begin_anew(replace(user, home=paths.home), paths)
     assert not is_alive(pid)
     assert [path.name for path in (place / "tmp").iterdir()] == ["ours"]
     assert ours.read_text() == "kept"
     assert not any((place / "dev/shm").iterdir())
+    assert not list(find_ipc_of(user.uid))
     home = paths.home.stat()
     assert (home.st_uid, stat.S_IMODE(home.st_mode)) == (user.uid, 0o700)
 

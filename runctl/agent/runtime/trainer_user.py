@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from runctl.agent.instance import as_user, processes
+from runctl.agent.instance.left_ipc import remove_ipc_of
 from runctl.agent.instance.ownership import give_to, remove_files_of
 from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.runtime.systemd_scope import SLICE, scope
@@ -23,7 +24,7 @@ from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 
 # Everybody may write there, and what a program leaves must not reach the next run.
-SHARED_FOLDERS = ("tmp", "var/tmp", "dev/shm", "run/lock")
+SHARED_FOLDERS = ("tmp", "var/tmp", "dev/shm", "dev/mqueue", "run/lock")
 SHELL = "/bin/sh"
 
 logger = logging.getLogger(__name__)
@@ -164,5 +165,6 @@ def begin_anew(user: TrainerUser | None, paths: Paths) -> None:
     if count := end_processes(user):
         logger.warning("ended %d processes of %s that an earlier run left", count, user.name)
     remove_files_of(user.uid, [paths.root / folder for folder in SHARED_FOLDERS])
+    remove_ipc_of(user.uid)
     user.home.mkdir(mode=0o700, exist_ok=True)
     give_to(user.owner, [user.home])
