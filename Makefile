@@ -87,9 +87,8 @@ build/image/npm/.downloaded: package-lock.json node_modules/.installed
 # What the machines of tests/machine boot from: systemd and what Ubuntu's images have, on the packages
 # of the image. A machine changes an overlay, never this folder. An engine would run at each boot, so
 # the test that needs it starts it.
-MACHINE_PACKAGES := systemd systemd-sysv dbus udev libpam-systemd iproute2 nftables kmod needrestart \
-	  unattended-upgrades cron docker.io docker-cli
-build/machine/.installed: build/image/base.tar
+MACHINE_PACKAGES := $(shell cat tests/machine/packages.txt)
+build/machine/.installed: build/image/base.tar tests/machine/packages.txt
 	rm -rf build/machine
 	mkdir -p build/machine/root
 	tar -C build/machine/root -xpf build/image/base.tar

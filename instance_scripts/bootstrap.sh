@@ -151,6 +151,7 @@ install_agent() {
         unpack_agent
     fi
     make_user
+    confine_user
     write_settings
     write_launcher
     keep_services
@@ -198,6 +199,22 @@ make_user() {
     for group in video render; do # GPUs
         ! getent group "$group" >/dev/null || usermod --append --groups "$group" "$name" || true
     done
+}
+
+# Polkit lets every user have a manager that starts at each boot. It would run programs outside of
+# the slice, setuid programs among them, and again after the user's run has ended.
+confine_user() {
+    local rules=$root/etc/polkit-1/rules.d name
+    [ -n "$user" ] || return 0
+    for name in user user-runtime-dir; do
+        ln -sfn /dev/null "$units/$name@$(id -u "$user").service"
+    done
+    [ -d "$rules" ] || return 0
+    write_file "$rules/10-runctl.rules" 0644 <<EOF
+polkit.addRule(function(action, subject) {
+    return subject.user == "$user" ? polkit.Result.NO : polkit.Result.NOT_HANDLED;
+});
+EOF
 }
 
 # Buffers of 8 MiB are returned to the system at once, instead of growing glibc's heaps.

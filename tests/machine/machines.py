@@ -184,7 +184,7 @@ class Machines:
     started: list[str] = field(default_factory=list)
 
     def start(
-        self, program: str = "", *, files: dict[str, str] | None = None, **request: Any
+        self, program: str = "", *, files: dict[str, str | Path] | None = None, **request: Any
     ) -> MachineRun:
         """Start a run: of a program, or of a trainer that waits behind a gate.
 
@@ -211,7 +211,12 @@ class Machines:
                 self.testbed.workflow.stop_run(found.arn, cause="the tests have ended")
         self.testbed.cloud.reset()
 
+    @staticmethod
+    def new_name() -> str:
+        """Return a name that nothing else has."""
+        return f"machine-{uuid.uuid4().hex[:12]}"
+
     def _new_run(self) -> MachineRun:
-        run_id = f"machine-{uuid.uuid4().hex[:12]}"
+        run_id = self.new_name()
         self.started.append(run_id)
         return MachineRun(self.testbed, run_id, Path("/var/tmp", run_id))
