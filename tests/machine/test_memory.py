@@ -12,7 +12,7 @@ pytestmark = pytest.mark.e2e
 MEMORY_BYTES = 500 << 20
 # In Python alone: a data loader's worker that takes more than there is, and then the same at home.
 PROGRAM = """
-import os
+import os, socket
 
 def take_all():
     taken = []
@@ -23,6 +23,11 @@ worker = os.fork()
 if not worker:
     take_all()
 print("worker ended with", os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
+try:
+    socket.create_connection(("169.254.169.254", 80), timeout=3).close()
+    print("metadata service reached", flush=True)
+except ConnectionRefusedError:
+    print("metadata service refused", flush=True)
 take_all()
 """
 
@@ -38,7 +43,9 @@ def test_a_worker_without_memory_does_not_end_its_trainer_and_a_trainer_has_fail
     story = run.testbed.story(run.run_id)
     (attempt,) = run.testbed.attempts(run.run_id)
     assert status == "FAILED", story
-    assert "worker ended with -9" in run.testbed.log(run.run_id, 1), story
+    log = run.testbed.log(run.run_id, 1)
+    assert "worker ended with -9" in log, story
+    assert "metadata service refused" in log, story
     assert attempt.ended is not None
     assert (attempt.ended.kind, attempt.ended.exit_code) == (OutcomeKind.FAILED, -9), story
     assert "memory" in attempt.ended.reason, story
