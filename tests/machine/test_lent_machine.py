@@ -13,9 +13,9 @@ import pytest
 from tests.e2e.test_existing_instances import EXAMPLES, TRAINER, Program, launch_foreign, saved
 from tests.e2e.test_existing_instances import start_theirs as start_of_its_owner
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
-from tests.machine.machines import Machine, MachineRun, Machines
+from tests.machine.machines import Machine, MachineRun, Machines, only_in_test_machine
 
-pytestmark = pytest.mark.e2e
+pytestmark = [only_in_test_machine, pytest.mark.e2e]
 
 WHEEL = next((PROJECT / "build/wheels").glob("h11-*.whl"))
 TRAIN = """
