@@ -187,11 +187,22 @@ def test_server_is_probed_and_started_again_as_the_user(machines: Machines, lent
     wait_for(lambda: not machine.processes("server[.]py"), "the server to end")
 
 
-def test_process_of_its_owner_is_saved_when_the_machine_is_reclaimed(
+def test_machine_without_the_user_runs_nothing_and_saves_the_process_of_its_owner(
     machines: Machines, runctl: Program
 ) -> None:
     with foreign(machines) as (machine, role):
+        refuse_a_run_without_the_user(machines, machine, runctl)
         monitor_until_it_is_reclaimed(machines, machine, role, runctl)
+
+
+def refuse_a_run_without_the_user(machines: Machines, machine: Machine, runctl: Program) -> None:
+    useradd = machine.inside("/usr/sbin/useradd")
+    useradd.write_text("#!/bin/sh\necho 'useradd: cannot lock /etc/passwd' >&2\nexit 1\n")
+    runctl("aws", "lend", machine.instance_id, "--for", "1h")
+    run = machines.start("print('never')", instance_id=machine.instance_id)
+    assert run.wait_for_end() == "FAILED", run.testbed.story(run.run_id)
+    assert "the machine has no user for it" in run.testbed.run(run.run_id).reason
+    assert "never" not in run.testbed.log(run.run_id, 1)
 
 
 def monitor_until_it_is_reclaimed(
