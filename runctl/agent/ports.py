@@ -6,6 +6,7 @@ permission is missing, and UnexpectedAwsError otherwise.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -137,7 +138,9 @@ class WarmItems(Protocol):
         """Return what is known of it, read consistently, or None."""
         ...
 
-    def leave_warm(self, group_id: str, instance_id: str, *, node: NodeId) -> WarmInstance | None:
+    def leave_warm(
+        self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
+    ) -> WarmInstance | None:
         """Record that it ends, unless it was claimed; return what the ledger holds."""
         ...
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from runctl.aws.attributes import Item, document_of, instant_of, text_of, whole_number_of
@@ -69,6 +69,8 @@ def read_warm(item: Mapping[str, Any]) -> WarmInstance:
         pool=str(item.get("pool", "")),
         disk_bytes=whole_number_of(item, "disk_bytes") or 0,
         since=instant_of(item, "since"),
+        left_at=instant_of(item, "left_at"),
+        waited=timedelta(seconds=whole_number_of(item, "waited_seconds") or 0),
         keep_seconds=whole_number_of(item, "keep_seconds") or KEEP_SECONDS,
     )
 

@@ -11,6 +11,7 @@ from runctl.model import identity
 from runctl.model.group import WarmInstance, WarmStage
 from runctl.model.node import NodeId
 from runctl.model.run import Attempt, KeptNode
+from runctl.policy.warm import waited
 
 # The node that an item names, in a condition; `_node_values` are its values.
 _IS_NODE = "#run_id = :run_id AND #number = :number"
@@ -82,19 +83,23 @@ class WarmLedger(NodeLedger):
 
     def list_warm(self, group_id: str) -> list[WarmInstance]:
         """Return the instances of a group that were offered and have not left."""
+        found = self._warm_of(group_id, filtered="#stage <> :left", left=WarmStage.LEFT.value)
+        return [warm for warm in found if warm.stage is not WarmStage.LEFT]
+
+    def list_all_warm(self, group_id: str) -> list[WarmInstance]:
+        """Return all instances of a group that were ever offered."""
+        return self._warm_of(group_id)
+
+    def _warm_of(self, group_id: str, *, filtered: str = "", **values: str) -> list[WarmInstance]:
         pages = self._table.pages(
             ConsistentRead=True,
             **expressions(
                 key="#pk = :pk",
-                filtered="#stage <> :left",
-                values={
-                    "pk": identity.warm_key(group_id, "")["pk"],
-                    "left": WarmStage.LEFT.value,
-                },
+                filtered=filtered,
+                values={"pk": identity.warm_key(group_id, "")["pk"], **values},
             ),
         )
-        found = [read_warm(item) for page in pages for item in page]
-        return [warm for warm in found if warm.stage is not WarmStage.LEFT]
+        return [read_warm(item) for page in pages for item in page]
 
     def claim_warm(self, warm: WarmInstance, run_id: str, number: int, *, now: datetime) -> Attempt:
         """Give a waiting instance to an open attempt, both or neither; return the attempt.
@@ -111,7 +116,7 @@ class WarmLedger(NodeLedger):
             update_of(
                 identity.warm_key(warm.group_id, warm.instance_id),
                 update="SET #stage = :claimed, #run_id = :new_run_id, #number = :new_number, "
-                "#rank = :rank",
+                "#rank = :rank, #waited_seconds = :waited REMOVE #since",
                 condition=f"#stage = :waiting AND {_IS_NODE}",
                 values={
                     "claimed": WarmStage.CLAIMED.value,
@@ -119,6 +124,7 @@ class WarmLedger(NodeLedger):
                     "new_run_id": run_id,
                     "new_number": number,
                     "rank": 0,
+                    "waited": round(waited(warm, now=now).total_seconds()),
                     **old,
                 },
             ),
@@ -126,15 +132,18 @@ class WarmLedger(NodeLedger):
         )
         return self._attempt_of_live_run(run_id, number)
 
-    def leave_warm(self, group_id: str, instance_id: str, *, node: NodeId) -> WarmInstance | None:
+    def leave_warm(
+        self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
+    ) -> WarmInstance | None:
         """Record that an instance without an attempt ends, so that nothing claims it any more."""
         item = self._table.update(
             identity.warm_key(group_id, instance_id),
-            update="SET #stage = :left",
+            update="SET #stage = :left, #left_at = if_not_exists(#left_at, :now)",
             condition=f"#stage <> :claimed AND {_IS_NODE}",
             values={
                 "left": WarmStage.LEFT.value,
                 "claimed": WarmStage.CLAIMED.value,
+                "now": text_of(now),
                 **_node_values(node),
             },
         )

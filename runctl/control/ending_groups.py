@@ -60,7 +60,9 @@ def dismiss_idle(services: Services, group_id: str) -> tuple[str, ...]:
     left = []
     for warm in services.groups.list_warm(group_id):
         if warm.is_idle:
-            services.groups.leave_warm(group_id, warm.instance_id, node=warm.node)
+            services.groups.leave_warm(
+                group_id, warm.instance_id, node=warm.node, now=services.clock.now()
+            )
             left.append(warm.instance_id)
     return tuple(left)
 

@@ -29,7 +29,9 @@ def keep_warm(services: Services, run: Run) -> list[str]:
         if warm is None or warm.node != node.node_id or not warm.is_idle:
             continue
         if group is None or not group.keeps_instances:
-            services.groups.leave_warm(group_id, warm.instance_id, node=warm.node)
+            services.groups.leave_warm(
+                group_id, warm.instance_id, node=warm.node, now=services.clock.now()
+            )
         elif services.groups.keep_warm(
             group_id,
             warm.instance_id,
@@ -116,7 +118,9 @@ def release(services: Services, run: Run | None, node: NodeId, instance_id: str)
     """
     if run is None or not run.request.group:
         return False
-    held = services.groups.leave_warm(run.request.group, instance_id, node=node)
+    held = services.groups.leave_warm(
+        run.request.group, instance_id, node=node, now=services.clock.now()
+    )
     return held is not None and held.stage is WarmStage.CLAIMED and held.node != node
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -58,7 +58,9 @@ class WarmInstance:
     """An instance that waits for another run of its group, instead of ending with its last one.
 
     `node` is what it did last or, once claimed, does next. `pool` is where it was launched, and
-    `disk_bytes` the size of the file system that runs write on. `since` is when it began to wait.
+    `disk_bytes` the size of the file system that runs write on. `since` is when it began to wait,
+    None while it does not, `left_at` when it ended its wait without a run, and `waited` the time of
+    its earlier waits.
     """
 
     group_id: str
@@ -68,6 +70,8 @@ class WarmInstance:
     pool: str = ""
     disk_bytes: int = 0
     since: datetime | None = None
+    left_at: datetime | None = None
+    waited: timedelta = timedelta(0)
     keep_seconds: int = KEEP_SECONDS
 
     @property

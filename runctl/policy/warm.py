@@ -79,6 +79,18 @@ def in_order(found: Sequence[WarmInstance], run_id: str) -> list[WarmInstance]:
     return sorted(found, key=place)
 
 
+def waited(warm: WarmInstance, *, now: datetime) -> timedelta:
+    """Return how long an instance has waited for runs of its group, or did.
+
+    One that has disappeared without a sign is counted until it would have left by itself.
+    """
+    if warm.since is None:
+        return warm.waited
+    most = timedelta(seconds=warm.keep_seconds) + MARGIN
+    wait = (warm.left_at or now) - warm.since
+    return warm.waited + min(max(wait, timedelta(0)), most)
+
+
 def overdue_since(warm: WarmInstance) -> datetime | None:
     """Return when an idle instance should have left by itself; None without a known time."""
     if not warm.is_idle or warm.since is None:

@@ -19,6 +19,8 @@ from runctl.report.gang_descriptions import (
     reason_text,
     request_text,
 )
+from runctl.report.group_time import GroupTime
+from runctl.report.machine_time import MachineTime
 from runctl.report.run_document import RunDocument
 from runctl.report.run_list import RunEntry
 from runctl.report.timeline import AttemptEntry
@@ -214,10 +216,16 @@ def _last_save(saving: Saving) -> str:
     return f"{what} {fits} into a notice: {needed} of {given}"
 
 
-def machine_time_text(cost: Cost) -> str:
-    """Describe the machine time by market, such as 5h 19m spot, 49m 00s on-demand."""
-    times = (f"{format_duration(time)} {market}" for market, time in cost.machine_time.items())
-    return ", ".join(times)
+def machine_time_text(time: MachineTime) -> str:
+    """Describe machine time by market, such as 5h 19m spot, 49m 00s on-demand."""
+    return ", ".join(f"{format_duration(spent)} {market}" for market, spent in time.items())
+
+
+def group_time_text(time: GroupTime) -> str:
+    """Describe the machine time of a group, with the time in which its instances waited."""
+    runs, waiting = machine_time_text(time.runs), machine_time_text(time.waiting)
+    texts = filter(None, (runs, waiting and f"{waiting} waiting for further runs"))
+    return ", and ".join(texts)
 
 
 def failures_text(cost: Cost) -> str:

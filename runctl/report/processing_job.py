@@ -12,6 +12,7 @@ from runctl.model.outcome import RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.shard_progress import ShardProgress
 from runctl.policy.sharding import batch_run_id, divide
+from runctl.report.group_time import GroupTime, group_time
 from runctl.report.run_document import RunDocument, document_of
 from runctl.report.timeline import shards_document
 from runctl.report.wording import instant_text
@@ -30,6 +31,7 @@ class JobDocument:
     batches: int
     shards: ShardProgress
     runs: tuple[RunDocument, ...]
+    time: GroupTime
 
     @property
     def status(self) -> RunStatus:
@@ -50,6 +52,7 @@ class JobDocument:
             "execution_arn": group.execution_arn,
             "output": self.output,
             "shards": shards_document(self.shards),
+            **self.time.as_document(),
             "batches": self.batches,
             "runs": [
                 {
@@ -90,6 +93,11 @@ class JobReader:
             batches=len(batches),
             shards=_together(runs, total),
             runs=tuple(runs),
+            time=group_time(
+                [run.cost.machine_time for run in runs],
+                self.source.groups.list_all_warm(group.group_id),
+                now=now,
+            ),
         )
 
     def _read_run(self, run_id: str, now: datetime) -> RunDocument | None:

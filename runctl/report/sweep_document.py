@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runctl.model.group import Group
@@ -16,6 +16,8 @@ from runctl.model.sweep_options import SweepOptions
 from runctl.model.sweep_request import SweepRequest
 from runctl.model.sweep_results import trial_entry
 from runctl.model.trial import Trial, TrialState, best_trial
+from runctl.report.group_time import GroupTime, group_time
+from runctl.report.machine_time import MachineTime, machine_times
 from runctl.report.wording import instant_text
 
 if TYPE_CHECKING:
@@ -65,11 +67,12 @@ class TrialEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepDocument:
-    """A sweep and the trials that have begun."""
+    """A sweep and the trials that have begun; `time` is None if the runs were not read."""
 
     group: Group
     request: SweepRequest
     trials: tuple[TrialEntry, ...]
+    time: GroupTime | None = None
 
     @property
     def options(self) -> SweepOptions:
@@ -115,6 +118,7 @@ class SweepDocument:
             "instances": options.instances,
             "trial_count": options.trials,
             "counts": {state.value: count for state, count in self.counts.items()},
+            **({} if self.time is None else self.time.as_document()),
             "best": None if best is None else trial_entry(best),
             "trials": [entry.as_document() for entry in self.trials],
         }
@@ -123,19 +127,29 @@ class SweepDocument:
 def read_sweep(source: Source, group: Group, *, reads_runs: bool = True) -> SweepDocument:
     """Return a sweep with its trials.
 
-    With `reads_runs`, each trial has its attempts, which costs a read for each of them.
+    With `reads_runs`, each trial has its attempts and the sweep its machine time, which costs two
+    reads for each of them.
     """
     trials = source.trials.list_trials(group.group_id)
     runs: Sequence[Run | None] = [None] * len(trials)
+    time = None
     if reads_runs:
+        now = datetime.now(timezone.utc)
+
+        def time_of(trial: Trial) -> list[MachineTime]:
+            return machine_times(source.ledger.attempts(trial.run_id), now=now)
+
         with ThreadPoolExecutor(max_workers=_READS) as pool:
             runs = list(pool.map(lambda trial: source.ledger.find_run(trial.run_id), trials))
+            times = [each for found in pool.map(time_of, trials) for each in found]
+        time = group_time(times, source.groups.list_all_warm(group.group_id), now=now)
     request = SweepRequest.from_stored(group.request)
     if not isinstance(request, SweepRequest):
         raise TypeError(type(request).__name__)
     return SweepDocument(
         group=group,
         request=request,
+        time=time,
         trials=tuple(
             _entry(trial, run, is_over=group.ended is not None)
             for trial, run in zip(trials, runs, strict=True)

@@ -165,7 +165,7 @@ def test_an_instance_without_a_group_ends_with_its_run(cloud, group, launch):
 
 def test_an_instance_that_is_dismissed_ends(group, first):
     group.keep()
-    group.items.leave_warm("group", "i-1", node=NodeId("run-1", 1, 0))
+    group.items.leave_warm("group", "i-1", node=NodeId("run-1", 1, 0), now=now())
     first.wait()
     assert first.shut_down
 

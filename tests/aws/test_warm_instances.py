@@ -1,5 +1,6 @@
 """The contract of warm instances, for the table and for the fake of the control tests."""
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from runctl.model.identity import warm_key
 from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from runctl.model.run import AttemptStage, Launched, Warm
+from runctl.policy.warm import waited
 from tests.aws.conftest import make_table
 from tests.aws.test_ledger import a_run
 from tests.control.fakes import START, MemoryGroups, MemoryLedger
@@ -138,9 +140,9 @@ def test_an_attempt_that_was_launched_elsewhere_meanwhile_claims_nothing(ledger,
 
 def test_what_has_left_cannot_be_kept_or_claimed(ledger, groups):
     warm = waiting(groups)
-    left = groups.leave_warm("group", "i-1", node=FIRST)
+    left = groups.leave_warm("group", "i-1", node=FIRST, now=LATER)
     assert left.stage is WarmStage.LEFT
-    assert groups.leave_warm("group", "i-1", node=FIRST) == left
+    assert groups.leave_warm("group", "i-1", node=FIRST, now=LATER) == left
     assert claim(ledger, groups, warm).stage is AttemptStage.LAUNCHING
     assert not keep(groups)
     assert groups.offer_warm(OFFER).stage is WarmStage.LEFT
@@ -149,13 +151,13 @@ def test_what_has_left_cannot_be_kept_or_claimed(ledger, groups):
 
 def test_what_was_claimed_does_not_leave(ledger, groups):
     claim(ledger, groups, waiting(groups))
-    held = groups.leave_warm("group", "i-1", node=FIRST)
+    held = groups.leave_warm("group", "i-1", node=FIRST, now=LATER)
     assert (held.stage, held.node) == (WarmStage.CLAIMED, SECOND)
-    assert groups.leave_warm("group", "i-1", node=SECOND).stage is WarmStage.CLAIMED
+    assert groups.leave_warm("group", "i-1", node=SECOND, now=LATER).stage is WarmStage.CLAIMED
 
 
 def test_nothing_leaves_without_an_offer(groups):
-    assert groups.leave_warm("group", "i-1", node=FIRST) is None
+    assert groups.leave_warm("group", "i-1", node=FIRST, now=LATER) is None
     assert groups.find_warm("group", "i-1") is None
 
 
@@ -184,3 +186,19 @@ def test_a_stage_of_a_newer_version_cannot_be_claimed():
     read = groups.find_warm("group", "i-1")
     assert (read.stage, read.disk_bytes) == (WarmStage.LEFT, 0)
     assert groups.list_warm("group") == []
+
+
+def test_the_time_of_all_waits_is_kept(ledger, groups):
+    claim(ledger, groups, waiting(groups))
+    (claimed,) = groups.list_all_warm("group")
+    assert (claimed.waited, claimed.since) == (timedelta(minutes=1), None)
+    groups.offer_warm(replace(OFFER, node=SECOND))
+    assert keep(groups, node=SECOND, now=LATER)
+    end = LATER + timedelta(seconds=20)
+    groups.leave_warm("group", "i-1", node=SECOND, now=end)
+    groups.leave_warm("group", "i-1", node=SECOND, now=end + timedelta(hours=1))
+    (left,) = groups.list_all_warm("group")
+    assert (left.stage, left.since, left.left_at) == (WarmStage.LEFT, LATER, end)
+    assert waited(left, now=end + timedelta(days=1)) == timedelta(seconds=80)
+    assert groups.list_warm("group") == []
+    assert groups.list_all_warm("other") == []

@@ -57,6 +57,7 @@ from runctl.model.shard import PlanHeader
 from runctl.model.subject import pin_of, pinned_keys, pins_by
 from runctl.model.type_network import TypeNetwork
 from runctl.policy.session_policy import Place
+from runctl.policy.warm import waited
 
 START = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -562,7 +563,11 @@ class MemoryGroups:
     def offer_warm(self, offer: WarmInstance) -> WarmInstance:
         held = self.find_warm(offer.group_id, offer.instance_id)
         if held is None or (held.stage is WarmStage.CLAIMED and held.node == offer.node):
-            self.warm[offer.group_id, offer.instance_id] = replace(offer, stage=WarmStage.OFFERED)
+            self.warm[offer.group_id, offer.instance_id] = replace(
+                offer,
+                stage=WarmStage.OFFERED,
+                waited=timedelta(0) if held is None else held.waited,
+            )
         return self.warm[offer.group_id, offer.instance_id]
 
     def keep_warm(
@@ -592,6 +597,9 @@ class MemoryGroups:
         mine = [warm for warm in self.warm.values() if warm.group_id == group_id]
         return [warm for warm in mine if warm.stage is not WarmStage.LEFT]
 
+    def list_all_warm(self, group_id: str) -> list[WarmInstance]:
+        return [warm for warm in self.warm.values() if warm.group_id == group_id]
+
     def claim_warm(self, warm: WarmInstance, run_id: str, number: int, *, now: datetime) -> Attempt:
         self._ledger.check_goes_on(run_id)
         key = (warm.group_id, warm.instance_id)
@@ -604,7 +612,13 @@ class MemoryGroups:
             and attempt.stage is AttemptStage.LAUNCHING
             and self._ledger.find_instance(warm.instance_id) == warm.node
         ):
-            self.warm[key] = replace(held, stage=WarmStage.CLAIMED, node=NodeId(run_id, number, 0))
+            self.warm[key] = replace(
+                held,
+                stage=WarmStage.CLAIMED,
+                node=NodeId(run_id, number, 0),
+                since=None,
+                waited=waited(held, now=now),
+            )
             return self._ledger.record_launch(
                 run_id, number, instance_ids=[warm.instance_id], pool=warm.pool, now=now
             )
@@ -612,10 +626,14 @@ class MemoryGroups:
             raise NotFoundError(f"the run {run_id} has no attempt {number}")
         return attempt
 
-    def leave_warm(self, group_id: str, instance_id: str, *, node: NodeId) -> WarmInstance | None:
+    def leave_warm(
+        self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
+    ) -> WarmInstance | None:
         held = self.warm.get((group_id, instance_id))
         if held is not None and held.stage is not WarmStage.CLAIMED and held.node == node:
-            self.warm[group_id, instance_id] = replace(held, stage=WarmStage.LEFT)
+            self.warm[group_id, instance_id] = replace(
+                held, stage=WarmStage.LEFT, left_at=held.left_at or now
+            )
         return self.warm.get((group_id, instance_id))
 
     def _group(self, group_id: str) -> Group:

@@ -447,7 +447,9 @@ class Groups(RuleBasedStateMachine):
             agent.node, agent.is_waiting = held.node, False
 
     def give_up(self, agent):
-        held = self.world.groups.leave_warm(GROUP, agent.instance_id, node=agent.node)
+        held = self.world.groups.leave_warm(
+            GROUP, agent.instance_id, node=agent.node, now=self.world.clock.now()
+        )
         if held is None or held.node == agent.node:
             self.go(agent)
         else:

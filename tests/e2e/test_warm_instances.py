@@ -52,7 +52,7 @@ def group(testbed: Testbed, groups, new_name):
     )
     yield name
     for warm in groups.list_warm(name):
-        groups.leave_warm(name, warm.instance_id, node=warm.node)
+        groups.leave_warm(name, warm.instance_id, node=warm.node, now=SystemClock().now())
 
 
 def start(testbed, group, number, **env):

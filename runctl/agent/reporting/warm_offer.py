@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import WarmItems
@@ -100,7 +100,10 @@ class WarmOffer:
         while True:
             try:
                 held = self._items.leave_warm(
-                    self._group_id, self._settings.instance_id, node=self._settings.node
+                    self._group_id,
+                    self._settings.instance_id,
+                    node=self._settings.node,
+                    now=datetime.now(timezone.utc),
                 )
             except RunctlError as exc:
                 logger.warning("the offer cannot be withdrawn at the moment: %s", exc)

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runctl.cli.display.styles import STATUS_STYLES
-from runctl.report.descriptions import describe_shards
+from runctl.report.descriptions import describe_shards, group_time_text
 from runctl.report.processing_job import JobDocument
 from runctl.report.reasons import brief
 from runctl.report.wording import format_duration, format_instant
@@ -49,6 +49,7 @@ def _facts(job: JobDocument) -> Table:
         ("started", f"{format_instant(group.started_at)}, {lasting}"),
         ("reason", brief(group.reason)),
         ("shards", describe_shards(job.shards, has_ended=group.ended is not None)),
+        ("machine time", group_time_text(job.time)),
         ("output", job.output),
     ):
         if text:

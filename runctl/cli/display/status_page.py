@@ -88,7 +88,7 @@ def _facts(run: RunDocument) -> Table:
         ("evaluates", run.evaluates),
         ("result", result_text(run.metrics)),
         ("metrics", "" if last is None else metrics_text(last.metrics)),
-        ("machine time", machine_time_text(cost)),
+        ("machine time", machine_time_text(cost.machine_time)),
         ("interruptions", str(cost.interruptions or "")),
         ("failures", failures_text(cost)),
         ("final saves", final_saves_text(cost)),

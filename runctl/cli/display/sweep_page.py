@@ -11,7 +11,7 @@ from rich.text import Text
 from runctl.cli.display.styles import STATUS_STYLES
 from runctl.model.sweep_options import ASHA, SweepOptions
 from runctl.model.trial import Trial, TrialState
-from runctl.report.descriptions import NOTHING
+from runctl.report.descriptions import NOTHING, group_time_text
 from runctl.report.reasons import brief
 from runctl.report.sweep_document import SweepDocument, TrialEntry, took
 from runctl.report.wording import format_duration, format_instant
@@ -88,6 +88,7 @@ def _facts(sweep: SweepDocument, *, now: datetime) -> Table:
         ("metric", metric),
         ("instances", f"at most {options.instances}"),
         ("progress", progress_text(sweep)),
+        ("machine time", "" if sweep.time is None else group_time_text(sweep.time)),
         ("best", "" if best is None else best_text(best, options)),
         ("reason", brief(group.reason)),
     ]

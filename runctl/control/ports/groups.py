@@ -110,7 +110,9 @@ class GroupLedger(Protocol):
         """
         ...
 
-    def leave_warm(self, group_id: str, instance_id: str, *, node: NodeId) -> WarmInstance | None:
+    def leave_warm(
+        self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
+    ) -> WarmInstance | None:
         """Record that an instance without an attempt ends, so that nothing claims it any more.
 
         Only while `node` is its last one. Returns what the ledger holds: a claim may have been

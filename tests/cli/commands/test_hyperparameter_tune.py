@@ -9,8 +9,9 @@ import pytest
 
 from runctl.aws.deployment import read_deployment
 from runctl.aws.services import AwsServices
-from runctl.model.group import Group
+from runctl.model.group import Group, WarmInstance
 from runctl.model.hyperparameters import Value
+from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from runctl.model.sweep_request import parse_sweep_request
 from runctl.model.trial import Trial, TrialEnd, TrialState, trial_run_id
@@ -124,6 +125,18 @@ def test_the_document_has_every_trial(runctl, sweep):
     document = runctl("--json", "sweep", "status", "search").document
     assert [trial["state"] for trial in document["trials"]] == ["completed", "failed", "running"]
     assert (document["best"]["trial"], document["trial_count"]) == (1, 3)
+
+
+def test_the_sweep_counts_the_time_in_which_its_instances_waited(runctl, sweep):
+    node = NodeId(trial_run_id("search", 1), 1, 0)
+    sweep.groups.offer_warm(WarmInstance(group_id="search", instance_id="i-1", node=node))
+    sweep.groups.keep_warm(
+        "search", "i-1", node=node, pool="m5.large/z/spot", keep_seconds=120, now=NOW
+    )
+    sweep.groups.leave_warm("search", "i-1", node=node, now=NOW + timedelta(seconds=90))
+    document = runctl("--json", "sweep", "status", "search").document
+    assert (document["machine_seconds"], document["waiting_seconds"]) == ({}, {"spot": 90})
+    assert "1m 30s spot waiting for further runs" in runctl("sweep", "status", "search").stdout
 
 
 def test_a_trial_without_an_end_is_stale_once_the_sweep_has_ended(runctl, sweep):

@@ -130,6 +130,12 @@ def job(deployed, services):
     return deployed
 
 
+def test_the_page_of_a_job_has_the_machine_time_of_its_runs(job, runctl):
+    document = runctl("status", "clean", "--json").document
+    assert (list(document["machine_seconds"]), document["waiting_seconds"]) == (["spot"], {})
+    assert "machine time" in runctl("status", "clean").stdout
+
+
 def test_the_logs_of_a_job_are_those_of_its_runs(job, runctl):
     done = runctl("logs", "clean")
     assert (done.code, done.stdout) == (0, "one\nthree\n")
