@@ -16,9 +16,11 @@ import pytest
 
 from runctl.model.docker_options import DockerOptions
 from runctl.model.image import Image
+from runctl.model.trackers import wandb_run_id
 from tests.agent.conftest import make_client
 from tests.agent.machine import Cloud, Machine, wait_until
 from tests.agent.test_stopping import files, said
+from tests.agent.test_trackers import TRACKS, printed
 from tests.docker_engine import (
     Engine,
     Registry,
@@ -82,8 +84,10 @@ def build(engine: Engine, tmp_path: Path) -> Callable[..., str]:
 def begin(cloud: Cloud, launch: Callable[..., Machine], engine: Engine) -> Callable[..., Machine]:
     """Begin an attempt of a run in a container."""
 
-    def begin_attempt(number: int = 1, *, program: str = COUNTS, **request: Any) -> Machine:
-        if number == 1:
+    def begin_attempt(
+        number: int = 1, *, program: str = COUNTS, creates: bool = True, **request: Any
+    ) -> Machine:
+        if number == 1 and creates:
             cloud.create_run(program, **request)
         cloud.open_attempt(number)
         cloud.give_token(number)
@@ -216,6 +220,36 @@ def test_agent_that_was_killed_leaves_no_container_and_the_next_one_trains(
     assert "removed 1 containers that an earlier agent left" in machine.agent_log()
     machine.ask("stop")
     assert cloud.outcome()["kind"] == "stopped"
+
+
+def test_trackers_have_the_same_ids_and_folder_in_the_containers_of_all_attempts(
+    cloud: Cloud, begin: Callable[..., Machine], build: Callable[..., str]
+) -> None:
+    """The image is on the machine, as after an earlier attempt; its own variables stay."""
+    archive = "s3://images/own.tar.gz"
+    image = build("FROM python\nENV WANDB_RESUME=must\nUSER 1234:2345\n")
+    cloud.create_run(TRACKS, docker=DockerOptions(archive=archive))
+    cloud.ledger.record_image("run-1", Image(reference="", digest=image, archive=archive))
+    first = begin(1, creates=False)
+    wait_until(lambda: printed(first))
+    wait_until(lambda: cloud.run().mlflow_run == "abc123")
+    first.metadata.give_notice(seconds=60)
+    assert cloud.outcome(120)["kind"] == "interrupted"
+    first.wait()
+    second = begin(2)
+    wait_until(lambda: len(cloud.tokens.reports) == 2, why=second.agent_log())
+    second.wait()
+    (nothing, before), (curves, after) = printed(first), printed(second)
+    assert (nothing, curves) == ([], ["events.1"])
+    assert (before.pop("MLFLOW_RUN_ID"), after.pop("MLFLOW_RUN_ID")) == (None, "abc123")
+    folders = [
+        Path(each.pop("RUNCTL_TENSORBOARD_DIR")).relative_to(machine.root)
+        for each, machine in ((before, first), (after, second))
+    ]
+    assert folders[0] == folders[1]
+    assert before == after == {"WANDB_RUN_ID": wandb_run_id(cloud.run()), "WANDB_RESUME": "must"}
+    stored = cloud.keys("runs/run-1/outputs/tensorboard/")
+    assert [key.rpartition("/")[2] for key in stored] == ["events.1", "events.2"]
 
 
 def test_credentials_of_the_run_are_served_in_the_container_and_the_agents_are_not(
