@@ -16,7 +16,7 @@ from tests.docker_engine import (
     serving_engine,
     serving_registry,
 )
-from tests.e2e.testbed import Testbed
+from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = [needs_engine, needs_registry, pytest.mark.e2e]
 
@@ -132,6 +132,56 @@ def test_example_of_the_roadmap_is_built_trains_is_interrupted_and_resumes(
     assert testbed.run(again).image == image
     testbed.workflow.stop_run(testbed.workflow.execution_arn(again), cause="done")
     testbed.wait_for_no_instance(again)
+
+
+SHARDS = """\
+import os, signal, sys, time
+from pathlib import Path
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+shard, attempt = int(os.environ["RUNCTL_SHARD"]), os.environ["RUNCTL_ATTEMPT"]
+print("shard", shard, "in", os.getcwd(), os.environ["VERSION"], flush=True)
+while shard >= 2 and attempt == "1":
+    time.sleep(0.1)
+(source,) = filter(Path.is_file, Path(os.environ["RUNCTL_INPUT_DIR"]).rglob("*"))
+Path(os.environ["RUNCTL_OUTPUT_DIR"], source.name).write_text(source.read_text().upper())
+"""
+
+
+def processed(testbed: Testbed, run_id: str, attempt: int) -> list[str]:
+    """Return the shards that an attempt has begun, in the image of the project."""
+    said = [line.split() for line in testbed.log(run_id, attempt) if line.startswith("shard ")]
+    return sorted(words[1] for words in said if words[-1] == "one")
+
+
+def test_shards_are_processed_in_containers_through_an_interruption(
+    testbed: Testbed, new_name, base: str
+) -> None:
+    run_id, bucket, client = new_name(), testbed.deployment.bucket, testbed.clients.get("s3")
+    for number in range(4):
+        client.put_object(Bucket=bucket, Key=f"inputs/{run_id}/{number}", Body=b"n%d" % number)
+    files = {"Dockerfile": f"FROM {base}\nENV VERSION=one\n", "shards.py": SHARDS}
+    output = f"s3://{bucket}/outputs/{run_id}/"
+    source = f"s3://{bucket}/inputs/{run_id}/"
+    request = {
+        "kind": "process",
+        "code": testbed.upload_project(files),
+        "script": "shards.py",
+        "docker": {"dockerfile": "Dockerfile"},
+        "process": {"input": source, "output": output, "workers": 2},
+    }
+    testbed.start(request, name=run_id)
+    wait_for(lambda: processed(testbed, run_id, 1) == ["0", "1", "2", "3"], "the shards that wait")
+    testbed.simulate_spot_interruption(run_id, attempt=1, notice_seconds=30)
+    ended = testbed.wait_for_training_completion(run_id)
+    assert ended.status == "SUCCEEDED", testbed.story(run_id)
+    listed = client.list_objects_v2(Bucket=bucket, Prefix=f"outputs/{run_id}/")["Contents"]
+    names = {item["Key"].rpartition("/")[2] for item in listed}
+    assert names == {"_index.jsonl", "_run.json", "0", "1", "2", "3"}
+    key = f"outputs/{run_id}/3"
+    assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"N3"
+    assert processed(testbed, run_id, 2) == ["2", "3"]
+    testbed.wait_for_no_instance(run_id)
 
 
 def test_image_without_a_registry_is_sent_to_the_machine_and_resumes(
