@@ -284,7 +284,7 @@ def _temporary(folder: Path, place: Path) -> Iterator[Path]:
 
 
 def _can_rename(place: Path, folder: Path) -> bool:
-    # The checkpoint folder may be its own mount, even of the same disk: only trying tells.
+    # The checkpoint folder may be its own mount, even of the same disk: only an attempt shows it.
     try:
         with _temporary(folder, place) as scratch:
             probe = folder / f"{scratch.name}-probe"

@@ -12,7 +12,7 @@ from stacks.suppressions import accept
 def read_secrets(settings: Settings) -> list[iam.PolicyStatement]:
     """Return the permissions to read the secrets that the context lists, if any."""
     listed = settings.readable_secrets
-    # Only through the two services: whoever has this cannot decrypt by itself.
+    # Only through the two services: this permission alone does not suffice to decrypt.
     services = [
         f"{service}.{settings.region}.amazonaws.com" for service in ("secretsmanager", "ssm")
     ]

@@ -78,7 +78,7 @@ def _bucket(scope: Construct, settings: Settings) -> s3.Bucket:
         ],
     )
     # What one instance stores below this prefix, the next one executes. So objects there are
-    # written once: a request without `If-None-Match` is denied, whoever sends it. That includes
+    # written once: a request without `If-None-Match` is denied to everybody. That includes
     # multipart uploads, which begin without the header. Instances cannot delete there either.
     bucket.add_to_resource_policy(
         iam.PolicyStatement(

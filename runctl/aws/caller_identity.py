@@ -117,7 +117,7 @@ class CallerIdentities:
         try:
             signed_at = datetime.strptime(f"{found['X-Amz-Date']}+0000", "%Y%m%dT%H%M%SZ%z")
         except ValueError:
-            raise BadIdentityError("identity.url: X-Amz-Date is no time") from None
+            raise BadIdentityError("identity.url: X-Amz-Date is not a valid time") from None
         age = self._now() - signed_at
         # STS itself accepts a signature for 15 minutes, whatever it says.
         if age > lifetime + MAX_SKEW or age < -MAX_SKEW:

@@ -129,7 +129,7 @@ class EcrImages:
     def _config(
         self, reference: ImageReference, manifest: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Read an image's configuration; None where it cannot be read, which is no failure."""
+        """Read an image's configuration; None where it cannot be read, which is not a failure."""
         digest = manifest.get("config", {}).get("digest")
         if not digest:
             return None

@@ -74,7 +74,7 @@ def _remove(catalog: EnvironmentCatalog, unused: Sequence[Traces]) -> list[Trace
     """Remove environments unless a run has begun to use them; return those that were removed."""
     if not unused:
         return []
-    # Without this object nobody begins to use one, so whoever did so has left a trace by now.
+    # Without this object nobody begins to use one, so every run that did has left a trace by now.
     catalog.remove([current_environment_key(traces.fingerprint) for traces in unused])
     again = take_stock([*catalog.objects("uses/"), *catalog.objects("runs/")]).environments
     gone = []

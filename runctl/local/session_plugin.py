@@ -89,7 +89,7 @@ async def _forward(client: LocalCloudClient, call: _Call) -> None:
         await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
 
     server = await asyncio.start_server(carry, "127.0.0.1", local_port)
-    # In the words of AWS's plugin, whose output tells its callers that it listens.
+    # In the words of AWS's plugin, by which its callers know that it listens.
     print(f"Port {local_port} opened for sessionId {session_id}.", flush=True)
     print("Waiting for connections...", flush=True)
     async with server:

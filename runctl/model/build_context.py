@@ -2,7 +2,7 @@
 
 The tag is a hash of everything that a build reads of a request: the files that `.dockerignore`
 leaves, the Dockerfile, the target, the build arguments, the ids of secrets and the platform. The
-value of a secret is no part of it, and neither is the content that a base image's tag has today.
+value of a secret is not part of it, and neither is the content that a base image's tag has today.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What the nodes of a gang tell each other through the ledger."""
+"""What the nodes of a gang report to each other through the ledger."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

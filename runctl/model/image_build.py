@@ -45,7 +45,7 @@ class EndedBuild:
 
 
 class BuildLines:
-    """Tells the output of a build from what CodeBuild writes about it.
+    """Separates the output of a build from what CodeBuild writes about it.
 
     CodeBuild begins its own lines with `[Container]`, and repeats the commands of the buildspec,
     which are in parentheses, when they start and when they fail.

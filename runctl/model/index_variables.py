@@ -1,4 +1,4 @@
-"""Variables of a request that tell pip and uv where to find packages.
+"""Variables of a request that name the package indexes of pip and uv.
 
 They may be references to secrets: an index that requires a login has the password in its address.
 """

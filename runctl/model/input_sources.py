@@ -119,7 +119,7 @@ def _problem_with_path(path: str) -> str:
         return "its key contains a NUL character"
     for part in path.split("/"):
         if part in {"", ".", ".."}:
-            return f"its key has the part {part!r}, which is no name of a file"
+            return f"its key has the part {part!r}, which is not the name of a file"
         if len(part.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES:
             return f"a part of its key has more than {MAX_NAME_BYTES} bytes"
     return ""

@@ -42,8 +42,8 @@ class NodeProgress:
     started, first_step, ready. `staging` is how much of the inputs is there, None without inputs,
     `service` is the server of a service, and `shards` how many shards are done, None for a run that
     processes none. `not_finite` are the metrics whose last value is NaN or infinite; `metrics` has
-    those of the others. `environment_bytes` is the size of the environment's files, 0
-    while it is not known. `gang` is what a node of several tells the others, None for a single one.
+    those of the others. `environment_bytes` is the size of the environment's files, 0 while it is
+    not known. `gang` is what a node of several reports to the others, None for a single one.
     """
 
     phase: str = ""

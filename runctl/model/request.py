@@ -159,7 +159,7 @@ def _selected(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[st
 def groups_of(request: type[RunRequest]) -> dict[str, type]:
     """Return the dataclass of each group of fields, by the group's name.
 
-    An object that is a field of the request itself is no group: its name is part of the JSON.
+    An object that is a field of the request itself is not a group: its name is part of the JSON.
     """
     own = entries(request)
     factories: dict[str, Any] = {

@@ -265,7 +265,7 @@ class Attempt:
 
     @property
     def service(self) -> Service | None:
-        """The server of its lead, None for a run that is no service."""
+        """The server of its lead, None for a run that is not a service."""
         return self.progress.service
 
     @property

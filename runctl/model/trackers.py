@@ -15,7 +15,7 @@ _MLFLOW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
 
 
 def wandb_run_id(run: Run) -> str:
-    """Return a run's id for Weights & Biases: its name, and what tells it from others of that name.
+    """Return a run's id for Weights & Biases: its name, and a suffix that is its own.
 
     Deployments may have runs of the same name, which may log to the same project.
     """

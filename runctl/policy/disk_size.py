@@ -40,7 +40,7 @@ def plan_volumes(
 ) -> PlannedVolumes:
     """Return the volumes of the next attempt of a run on these `kinds` of machines.
 
-    The `earlier` attempts have ended or are about to; they tell how large the environment is.
+    The `earlier` attempts have ended or are about to; they show how large the environment is.
     `templates` are the root volumes of the deployment's launch
     templates; a kind that is missing there, in a deployment of an earlier version, keeps its own.
     """

@@ -21,7 +21,7 @@ LARGE_SHARE = 4
 class Verdict(Enum):
     """The cause of a death."""
 
-    CHECKPOINT = "checkpoint"  # as far as anyone can tell: the previous one may work
+    CHECKPOINT = "checkpoint"  # probably: the previous one may work
     PROGRAM = "program"
     UNRELATED = "unrelated"  # it says nothing about the checkpoint
 

@@ -45,13 +45,13 @@ def next_request(observed: Observation) -> GangRequest | None:
 
 def candidates(observed: Observation) -> tuple[Pool, ...]:
     """Return the pools that a gang may be launched in: only next to those that it keeps."""
-    beside = None if observed.gang is None else observed.gang.pool
-    if beside is None:
+    kept = None if observed.gang is None else observed.gang.pool
+    if kept is None:
         return observed.candidates
     # The same type first: the slowest node sets the pace.
-    types = sorted(observed.instance_types, key=lambda name: name != beside.instance_type)
+    types = sorted(observed.instance_types, key=lambda name: name != kept.instance_type)
     markets = markets_of(observed.run.request.resources.market)
-    return candidate_pools(types, (beside.zone,), markets)
+    return candidate_pools(types, (kept.zone,), markets)
 
 
 def _plan_gang(observed: Observation, gang: GangPlan) -> Plan:

@@ -101,7 +101,7 @@ class SweepFollower:
         sweep = read_sweep(self.source, group, reads_runs=False)
         ended = {entry.trial.number: entry for entry in sweep.trials if entry.trial.has_ended}
         if not self._has_begun and group.execution != group.group_id:
-            # What an earlier execution of the sweep did is no news.
+            # What an earlier execution of the sweep did is not announced again.
             self._announced |= ended.keys()
         self._has_begun = True
         for number in sorted(ended.keys() - self._announced):

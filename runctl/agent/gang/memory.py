@@ -11,7 +11,7 @@ from runctl.model.node import Node
 from runctl.model.run import Attempt, AttemptStage, Launched
 from runctl.policy.gang_facts import SILENT, NodeFacts
 
-# The readings that tell the usual duration of a step, about two minutes of them.
+# The readings from which the usual duration of a step follows, about two minutes of them.
 READINGS = 40
 MIN_STEPS = 20
 MIN_SECONDS = 30.0

@@ -72,7 +72,7 @@ ANSWERED = ("The requested URL returned error: 4", "certificate", "Authenticatio
 # About ten minutes in total: longer than most outages of an index, and not so long that an idle
 # instance costs much.
 NETWORK_WAITS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
-# The lines of uv and pip that tell how far they are.
+# The lines of uv and pip that show their progress.
 UV_PROGRESS = ("Resolved ", "Prepared ", "Installed ")
 PIP_PROGRESS = ("Installing collected packages", "Successfully installed")
 # The same version as everywhere else in this project, with its digests.

@@ -1,4 +1,4 @@
-"""What uv has to be told of pip's settings, which it does not read."""
+"""Settings of pip as variables of uv, which does not read them itself."""
 
 import ast
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ _SECTIONS = frozenset({"global", "install"})
 def uv_variables(settings: Iterable[str]) -> dict[str, str] | None:
     """Return the variables for uv, given the lines of `pip config list`.
 
-    None if pip has a setting that uv cannot be told: then only pip does what is meant.
+    None if pip has a setting that uv lacks: then only pip does what is meant.
     """
     found: dict[str, str] = {}
     for line in settings:

@@ -32,7 +32,7 @@ _RANDOM = random.SystemRandom()
 class WarmOffer:
     """Offers the instance of an attempt that has ended to another run of the group.
 
-    The offer is made before the attempt is reported, so that whoever follows finds it; FinishRun
+    The offer is made before the attempt is reported, so that the next run finds it; FinishRun
     lets it wait, and LaunchInstances claims it.
     """
 

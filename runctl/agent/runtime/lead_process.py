@@ -104,7 +104,7 @@ class LeadEnd:
         return time.monotonic() - self._end()
 
     def note_exit(self, code: int) -> None:
-        """Record the exit, and tell who waits for it."""
+        """Record the exit, and wake those that wait for it."""
         self._ended = time.monotonic()
         self._code = code
         self._on_exit()

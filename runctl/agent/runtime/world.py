@@ -44,7 +44,7 @@ class World:
         ]  # fmt: skip
 
     def variables(self) -> dict[str, str]:
-        """Return the variables that tell a program where it is."""
+        """Return the variables by which a program knows its place in the gang."""
         return {
             "RUNCTL_NODE_RANK": str(self.rank),
             "RUNCTL_NODES": str(self.nodes),

@@ -285,7 +285,7 @@ class FolderWatcher:
         self._show_folder_problems()
 
     def _count_own_files(self, folder_state: FolderState) -> None:
-        """Tell the node of rank 0 whether it has to wait for files of this one."""
+        """Report to the node of rank 0 whether it has to wait for files of this one."""
         if self._scope is not Scope.OTHER_NODE or folder_state == self._counted:
             return
         self._counted = folder_state

@@ -39,7 +39,7 @@ OF_BAD_CONTENT = (
     zlib.error,
 )
 # Records of torch.distributed.checkpoint: archives and raw tensors one after another. Its
-# `.metadata` tells which files belong to such a save.
+# `.metadata` lists the files of such a save.
 WITHOUT_VERDICT = (".distcp",)
 
 

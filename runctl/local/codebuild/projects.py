@@ -18,7 +18,7 @@ _REQUIRED = ("name", "source", "artifacts", "environment", "serviceRole")
 
 
 def install() -> None:
-    """Store all settings of projects, whoever creates or changes them, once."""
+    """Make ministack store all settings of a project that is created or changed. Called once."""
     _complete_calls()
     _complete_resources()
 

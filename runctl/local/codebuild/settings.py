@@ -11,7 +11,7 @@ from runctl.local.core.protocol import ApiError
 
 Json = dict[str, Any]
 
-# Members of a project beside those that ministack keeps.
+# Members of a project in addition to those that ministack keeps.
 KEPT = (
     "logsConfig",
     "queuedTimeoutInMinutes",

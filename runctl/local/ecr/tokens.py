@@ -31,7 +31,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Link:
-    """A layer that whoever knows its address may fetch."""
+    """A layer that can be fetched by its address alone."""
 
     repository: str
     digest: str

@@ -99,7 +99,7 @@ def test_the_status_page_shows_whether_a_service_is_ready(deployed, runctl):
 def test_connect_says_why_a_service_cannot_be_reached(deployed, runctl):
     for name, kind in (("digits", "serve"), ("mnist", "train")):
         deployed.begin(name, kind=kind)
-    assert "is no service but a run of the kind train" in runctl("aws", "connect", "mnist").stderr
+    assert "is a run of the kind train, not a service" in runctl("aws", "connect", "mnist").stderr
     assert runctl("aws", "connect", "none").code == 4
     deployed.end("digits", RunStatus.STOPPED, "stopped by the user")
     done = runctl("aws", "connect", "digits")

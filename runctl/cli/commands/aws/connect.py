@@ -105,7 +105,7 @@ def _find_run(invocation: Invocation, run_id: str) -> Run:
     if run is None:
         raise NotFoundError(f"there is no run {run_id}; see `runctl list{invocation.flag}`")
     if not policy_of(run.request.kind).becomes_ready:
-        raise RequestError(f"{run_id} is no service but a run of the kind {run.request.kind}")
+        raise RequestError(f"{run_id} is a run of the kind {run.request.kind}, not a service")
     if run.ended is not None and not run.reason.startswith(IDLE):
         raise RunEndedError(
             f"{run_id} has ended: {run.ended.value}; {run.reason}; start it again with "

@@ -25,7 +25,7 @@ _OWN = {
                 name: replace(option, is_required=False)
                 for name, option in EVALUATION.options.items()
             },
-            # The check of the request reports a value that is no checkpoint.
+            # The check of the request reports a value that is not a checkpoint.
             "--checkpoint": replace(
                 EVALUATION.options["--checkpoint"],
                 accepts=lambda _: True,
