@@ -39,6 +39,8 @@ from runctl.model.trial import TrialState
 PROJECT = Path(__file__).parents[1]
 PEERS = Path(__file__).with_name("sweep_peers.py")
 MAX_OVERHEAD = 2.0
+# How many trials of the calm sweep run at the same time.
+SLOTS = 2
 TIMEOUT = timedelta(minutes=20)
 # Saves after the sleep, so that a killed trial starts again from its beginning.
 TRAINER = """
@@ -139,14 +141,14 @@ def account(shared: Path, *, trials: int, stuck: int, kills: int) -> dict[str, i
 def ours(cloud: Testbed, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure runctl."""
     calm, harsh = folder / "calm", folder / "harsh"
-    sweep(cloud, calm, name="calm", trials=options.trials, instances=2, seconds=1)
+    sweep(cloud, calm, name="calm", trials=options.trials, instances=SLOTS, seconds=1)
     wait_for_sweep(cloud, "calm")
     sweep(cloud, harsh, name="harsh", trials=options.trials, instances=4, seconds=options.seconds)
     kills = kill_instances(cloud, "harsh", kills=options.kills)
     wait_for_sweep(cloud, "harsh")
     services = AwsServices(cloud.clients, cloud.deployment)
     stuck = sum(not trial.has_ended for trial in services.trials.list_trials("harsh"))
-    found = overheads(calm, slots=2)
+    found = overheads(calm, slots=SLOTS)
     return {
         "overhead_s": round(statistics.median(found), 2),
         "worst_overhead_s": round(max(found), 2),
@@ -177,6 +179,8 @@ def main() -> int:
     parser.add_argument("--peers", default="", help="Python with optuna and syne-tune")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.trials <= SLOTS:
+        parser.error(f"--trials: more than {SLOTS}, so that a trial follows another")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         endpoint = daemon.start(

@@ -54,6 +54,14 @@ def test_the_pages_show_commands():
     }
 
 
+def test_programs_of_the_examples_do_not_run_in_the_image_of_the_checkout():
+    """The checkout has a Dockerfile, so a run of the whole checkout would build that."""
+    lines = [words_of(line) for _, line in SHOWN]
+    assert sum({"--project", "examples"} <= set(words) for words in lines) > 2
+    programs = [word for words in lines for word in words if word.endswith(".py")]
+    assert [program for program in programs if program.startswith("examples/")] == []
+
+
 @pytest.mark.parametrize(("page", "line"), SHOWN)
 def test_a_command_exists_with_its_options(page: str, line: str):
     command, words = resolve(words_of(line)[1:])

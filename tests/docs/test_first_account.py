@@ -14,5 +14,7 @@ def test_the_experiment_selects_the_instance_by_the_tags_of_runs():
 
 
 def test_files_named_in_the_guide_exist():
-    for script in re.findall(r"examples/[\w/]+\.py", GUIDE):
-        assert (Path(__file__).parents[2] / script).exists()
+    scripts = re.findall(r"--project examples ([\w/]+\.py)", GUIDE)
+    assert scripts
+    for script in scripts:
+        assert (Path(__file__).parents[2] / "examples" / script).exists()

@@ -129,7 +129,8 @@ def _document(results: Sequence[Verified], counts: Counter[State]) -> dict[str, 
 
 def _page(results: Sequence[Verified], counts: Counter[State]) -> list[Table | str]:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("check", "result", "what", "why", "remedy"):
+    details = () if counts[State.PASSED] == len(results) else ("why", "remedy")
+    for heading in ("check", "result", "what", *details):
         table.add_column(heading, overflow="fold")
     for check in dict.fromkeys(result.check for result in results):
         own = [result for result in results if result.check == check]
