@@ -228,11 +228,11 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
     for data in dict.fromkeys(row["data"] for row in rows):
         for operation in OPERATIONS:
             found = [r for r in rows if (r["data"], r["operation"]) == (data, operation)]
-            ours = next(row["seconds"] for row in found if row["tool"] == "runctl")
+            ours = next((row["seconds"] for row in found if row["tool"] == "runctl"), None)
             yield f"\n{operation}, {data}"
             yield f"{'':<22}{'seconds':>9}{'MiB/s':>9}{'runctl is':>12}{'peak MiB':>10}"
             for row in sorted(found, key=lambda row: row["seconds"]):
-                ratio = f"{row['seconds'] / ours:.2f} ×"
+                ratio = "" if ours is None else f"{row['seconds'] / ours:.2f} ×"
                 yield (
                     f"{row['tool']:<22}{row['seconds']:>9}{row['mib_per_s']:>9}{ratio:>12}"
                     f"{row['peak_mib']:>10}"
@@ -269,6 +269,9 @@ def main() -> None:
     tools = interpreters()
     if arguments.file_bytes:
         tools[ONE_TAR] = sys.executable
+    for name in arguments.tool or ():
+        if name not in tools:
+            parser.error(f"--tool: {name!r} is not one of {', '.join(tools)}")
     if arguments.tool:
         tools = {name: python for name, python in tools.items() if name in arguments.tool}
     missing = {"boto3 + awscrt", "s3torchconnector", "rclone"} - tools.keys()

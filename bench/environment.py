@@ -171,9 +171,8 @@ def measure(requirements: str, rounds: int, scratch: Path, objects: Path) -> dic
                 # What that has not stored in its time, with nothing to give way to.
                 measured = step(COMMIT, {**commit, "within": 3600, "gives_way": False})
                 found["rest_seconds"] = measured["seconds"]
-                (folder,) = (path for path in Path(ours).iterdir() if (path / "ready").exists())
                 manifest = scratch / "manifest.json"
-                manifest.write_bytes(_manifest(endpoint, folder))
+                manifest.write_bytes(stored_manifest(endpoint, Path(ours)))
                 found["docker pull"] = docker_pull(place / "pip")
             archive = {"source": str(place / "pip"), "target": str(place / "archive")}
             time_step("one .tar.gz: pack and send", more=archive)
@@ -196,9 +195,11 @@ def measure(requirements: str, rounds: int, scratch: Path, objects: Path) -> dic
     return found
 
 
-def _manifest(endpoint: str, folder: Path) -> bytes:
+def stored_manifest(endpoint: str, environments: Path) -> bytes:
+    """Return what was stored of the only environment in a folder."""
     from urllib.request import urlopen
 
+    (folder,) = (path for path in environments.iterdir() if (path / "ready").exists())
     digest = (folder / "ready").read_text()
     key = f"environments/manifests/{folder.name}/{digest}.json"
     with urlopen(f"{endpoint}/bench/{key}") as answer:

@@ -191,8 +191,8 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Measure, print, and return 1 if a target is missed."""
+def read_options() -> argparse.Namespace:
+    """Return the options; those with which nothing would be measured are refused."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
@@ -201,6 +201,18 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="part of a name; may be repeated")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    names = [*(peer.name for peer in PEERS), *OWN]
+    for word in options.only or ():
+        if not any(word in name for name in names):
+            parser.error(f"--only: {word!r} is part of none of {', '.join(names)}")
+    if options.nodes <= LOST:
+        parser.error(f"--nodes: at least {LOST + 1}, as node {LOST} is lost")
+    return options
+
+
+def main() -> int:
+    """Measure, print, and return 1 if a target is missed."""
+    options = read_options()
     job = {"nodes": options.nodes, "every": options.every, "mebibytes": options.mebibytes}
     times = {"nodes": options.nodes, "every": options.every, "boot_seconds": options.boot_seconds}
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bench.checkpoint import OPERATIONS, main, tables
+
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
@@ -48,3 +50,18 @@ def test_small_files_are_compared_with_one_tar_of_them() -> None:
         for tool in tools
         for operation in ("first save", "second save", "restore")
     }
+
+
+def test_unknown_tool_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["checkpoint.py", "--tool", "runktl"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--tool: 'runktl' is not one of runctl" in capsys.readouterr().err
+
+
+def test_table_of_a_single_tool_needs_no_figures_of_runctl() -> None:
+    row = {"data": "d", "tool": "boto3", "seconds": 1.5, "mib_per_s": 2.0, "peak_mib": 3.0}
+    shown = list(tables([{**row, "operation": operation} for operation in OPERATIONS]))
+    assert sum(line.startswith("boto3") for line in shown) == len(OPERATIONS)

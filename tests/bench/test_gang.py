@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench.gang import FULL, NOTICE, SPARE, TORCHRUN, add_ratios, figures, missed
+from bench.gang import FULL, NOTICE, SPARE, TORCHRUN, add_ratios, figures, main, missed
 from bench.gang_nodes import Facts
 
 
@@ -73,3 +74,22 @@ def test_a_notice_must_cost_fewer_steps_than_every_other_way() -> None:
         {"name": "torchft", "same_script": False, "lost_steps": 0},
     ]
     assert missed(rows) == [f"{NOTICE}: loses 5 steps, and another way 5"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--only", "runctl", "--only", "statik"], "--only: 'statik' is part of none of"),
+        (["--nodes", "2"], "--nodes: at least 3"),
+    ],
+)
+def test_options_that_measure_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gang.py", *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert reason in capsys.readouterr().err
