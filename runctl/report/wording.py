@@ -1,4 +1,4 @@
-"""Sizes, durations and instants, formatted for people."""
+"""Sizes, counts, durations and instants, formatted for people."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -13,6 +13,11 @@ def format_size(size_bytes: float) -> str:
         unit += 1
     digits = 1 if unit and size_bytes < 99.95 else 0
     return f"{size_bytes:.{digits}f} {_UNITS[unit]}"
+
+
+def format_count(count: int, noun: str) -> str:
+    """Format a number of things with a regular plural, such as 1 object or 1,200 objects."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_duration(duration: timedelta) -> str:

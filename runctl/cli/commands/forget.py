@@ -11,7 +11,7 @@ from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.control.forget_run import ForgottenRun, forget_run
 from runctl.model.errors import RequestError
-from runctl.report.wording import format_size
+from runctl.report.wording import format_count, format_size
 
 
 def forget(
@@ -46,8 +46,10 @@ def _ask(run: str) -> None:
 
 def _lines(done: ForgottenRun) -> list[str]:
     verb = "would remove" if done.is_dry_run else "removed"
-    stored = f"{done.objects} objects ({format_size(done.bytes_removed)})"
-    others = f"{done.log_streams} log streams and {done.items} records"
+    stored = f"{format_count(done.objects, 'object')} ({format_size(done.bytes_removed)})"
+    others = (
+        f"{format_count(done.log_streams, 'log stream')} and {format_count(done.items, 'record')}"
+    )
     lines = [f"{verb} {stored}, {others} of {done.run_id}"]
     if done.kept_code:
         lines.append(f"other runs use {', '.join(done.kept_code)}, too: it stays")
