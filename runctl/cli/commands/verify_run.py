@@ -120,7 +120,7 @@ class VerifiedRun:
         price = "not known" if self.cost is None else f"${self.cost:.5f}"
         used = format_duration(self.machine_time)
         cost = f"cost: {price} for {used} of machine time at the current spot prices"
-        return [table, cost, *(f"left: {one}" for one in self.left)]
+        return [table, cost, *(f"left: {what}" for what in self.left)]
 
 
 def check_before(cloud: Cloud, *, yes: bool) -> None:
@@ -196,8 +196,8 @@ def _run_and_interrupt(
         result.steps.append(_failed(exc, result.run_id))
         note(followed.stop())
     except BaseException:
-        for one in (followed.stop(), *followed.left):
-            note(one)
+        for line in (followed.stop(), *followed.left):
+            note(line)
         raise
     result.left = followed.left
     _add_cost(cloud, result)
