@@ -280,8 +280,8 @@ ln -s {ours} link; mkfifo pipe; echo x >{place}/dev/shm/psm_1; chmod 000 deep/er
 """
     assert run_as(user, "sh", "-c", script).stderr == ""
     pid = int(run_as(user, PYTHON, "-c", DAEMON).stdout)
-    share = "import ctypes; print(ctypes.CDLL(None).shmget(0, 4096, 0o1600))"
-    shared = int(run_as(user, PYTHON, "-c", share).stdout)
+    make_memory = "import ctypes; print(ctypes.CDLL(None).shmget(0, 4096, 0o1600))"
+    shared = int(run_as(user, PYTHON, "-c", make_memory).stdout)
     assert list(find_ipc_of(user.uid)) == [("shm", shared)]
     paths.state.mkdir(parents=True)
     begin_anew(replace(user, home=paths.home), paths)
