@@ -1137,7 +1137,7 @@ class Overtaken:
     """A world in which something else happens just before the `at`-th call to any port."""
 
     def __init__(self, world: World, *, at: int, meanwhile: Callable[[], None]) -> None:
-        self.clock = world.clock
+        self.clock, self.place = world.clock, world.place
         self.left = at
         self.meanwhile = meanwhile
         for name in PORTS:
