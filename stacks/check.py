@@ -18,7 +18,7 @@ from aws_cdk import App, Validations
 from cdk_nag import AwsSolutionsChecks
 
 from app import compose
-from stacks.orchestration import GROUPS, PARENTS
+from stacks.orchestration import PARENTS
 from stacks.settings import PROJECT
 from stacks.workflows.definition import definition_names, read_definition, rendered
 
@@ -169,8 +169,8 @@ if PARENTS:
             reason="Children of a Distributed Map have names that Step Functions chooses.",
         ),
         Accepted(
-            rule=rf".*Bucket.*Arn[^/]*/{GROUPS}/\*",
-            where="(SweepMachine|ProcessMachine|FinishSweep)/Role",
+            rule=r".*Bucket.*Arn[^/]*/groups/\*",
+            where="FinishSweep/Role",
             reason="Keys below one prefix; the name of a group is not known at deploy time.",
         ),
     )

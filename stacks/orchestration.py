@@ -18,7 +18,7 @@ from stacks.capabilities import Capabilities
 from stacks.capabilities.base import Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
-from stacks.constructs.workflow import MapFiles, Workflow
+from stacks.constructs.workflow import Workflow
 from stacks.fault_injection import fault_injection_role
 from stacks.run_roles import RunRoles
 from stacks.secret_access import accept_prefixes
@@ -58,8 +58,6 @@ EARLIER_TRAIN = "start_training"
 MAX_DELIVERIES = 30
 # The state machines of groups of runs: the definition in stacks/workflows, and the construct's id.
 PARENTS: Mapping[str, str] = {"process": "ProcessMachine", "sweep": "SweepMachine"}
-# Below this prefix of the bucket, a Distributed Map reads its items and writes its results.
-GROUPS = "groups"
 
 # The agent of an instance that is shutting down may still report.
 GONE = ["terminated", "stopped"]
@@ -91,7 +89,7 @@ class OrchestrationStack(Stack):
         self._add_functions(can, storage)
         self.workflows = {RUN: self._run_workflow(storage)}
         for definition in PARENTS:
-            self.workflows[definition] = self._parent_workflow(definition, storage)
+            self.workflows[definition] = self._parent_workflow(definition)
         self._add_rules()
         self._describe_deployment(storage, compute)
         run_machine = self.workflows[RUN].state_machine
@@ -110,10 +108,10 @@ class OrchestrationStack(Stack):
             builds=list(storage.images.projects.values()),
         )
 
-    def _parent_workflow(self, definition: str, storage: StorageStack) -> Workflow:
+    def _parent_workflow(self, definition: str) -> Workflow:
         """Create the state machine of a group, which runs the group's members.
 
-        The definition names the state machine of runs `${run_machine}` and the bucket `${bucket}`.
+        The definition names the state machine of runs `${run_machine}`.
         """
         return Workflow(
             self,
@@ -123,11 +121,7 @@ class OrchestrationStack(Stack):
             definition=definition,
             steps=self._steps(),
             starts=[self._settings.state_machine_arn],
-            map_files=MapFiles(bucket=storage.bucket, prefix=GROUPS),
-            values={
-                "run_machine": self._settings.state_machine_arn,
-                "bucket": storage.bucket.bucket_name,
-            },
+            values={"run_machine": self._settings.state_machine_arn},
         )
 
     def _steps(self) -> dict[str, lambda_.IFunction]:

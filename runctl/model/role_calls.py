@@ -213,19 +213,10 @@ def _mapping(machine: str, label: str) -> Calls:
     """Return what a Distributed Map does, whose children are executions of NAME/LABEL."""
     child = f"{_EXECUTION}{machine}/{label}:verify"
     own = f"{_EXECUTION}{machine}:verify"
-    files = (f"{_OBJECT}groups/verify/items.json",)
     return (
         *_on((f"{_MACHINE}{machine}",), "states:StartExecution"),
         *_on((own, child), "states:DescribeExecution", "states:StopExecution"),
         *_on((child,), "states:RedriveExecution"),
-        *_on(
-            files,
-            "s3:GetObject",
-            "s3:PutObject",
-            "s3:AbortMultipartUpload",
-            "s3:ListMultipartUploadParts",
-        ),
-        *_on(("arn:aws:s3:::{bucket}",), "s3:ListBucket", s3__prefix="groups/verify"),
     )
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
-from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
@@ -25,21 +23,12 @@ from stacks.workflows.definition import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapFiles:
-    """Where the Distributed Maps of a definition read their items and write their results."""
-
-    bucket: s3.IBucket
-    prefix: str
-
-
 class Workflow(Construct):
     """A Standard state machine that may invoke the functions that its definition names.
 
     It may invoke `earlier_steps`, too, which only definitions of earlier versions name, start the
     builds of images in the projects `builds`, and start and await executions of the state machines
-    `starts`. A definition with a Distributed Map also needs `map_files`. Placeholders that are not
-    functions are filled in from `values`.
+    `starts`. Placeholders that are not functions are filled in from `values`.
     """
 
     def __init__(
@@ -54,7 +43,6 @@ class Workflow(Construct):
         starts: Sequence[str],
         earlier_steps: Sequence[lambda_.IFunction] = (),
         builds: Sequence[codebuild.IProject] = (),
-        map_files: MapFiles | None = None,
         values: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -73,7 +61,7 @@ class Workflow(Construct):
             iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=invoked),
             *_starting(Stack.of(self), starts),
             *_building(Stack.of(self), builds),
-            *_mapping(arn, map_labels(document), map_files),
+            *_mapping(arn, map_labels(document)),
         ]
         for statement in statements:
             role.add_to_policy(statement)
@@ -143,17 +131,15 @@ def _starting(stack: Stack, machines: Sequence[str]) -> list[iam.PolicyStatement
     ]
 
 
-def _mapping(arn: str, labels: Sequence[str], files: MapFiles | None) -> list[iam.PolicyStatement]:
+def _mapping(arn: str, labels: Sequence[str]) -> list[iam.PolicyStatement]:
     """Allow running Distributed Maps, whose children are executions of `NAME/LABEL`.
 
-    Step Functions developer guide, "IAM policies for using Distributed Map states".
+    Step Functions developer guide, "IAM policies for using Distributed Map states". Their items are
+    in the input and their results in the ledger, so they need no permission for S3.
     """
     if not labels:
         return []
-    if files is None:
-        raise ValueError(f"{arn}: a Distributed Map needs a place for its items and results")
     children = [f"{_executions(arn)}/{label}:*" for label in labels]
-    bucket, prefix = files.bucket, files.prefix
     return [
         iam.PolicyStatement(actions=["states:StartExecution"], resources=[arn]),
         iam.PolicyStatement(
@@ -161,21 +147,6 @@ def _mapping(arn: str, labels: Sequence[str], files: MapFiles | None) -> list[ia
             resources=[f"{_executions(arn)}:*", *children],
         ),
         iam.PolicyStatement(actions=["states:RedriveExecution"], resources=children),
-        iam.PolicyStatement(
-            actions=[
-                "s3:GetObject",
-                "s3:PutObject",
-                "s3:AbortMultipartUpload",
-                "s3:ListMultipartUploadParts",
-            ],
-            resources=[bucket.arn_for_objects(f"{prefix}/*")],
-        ),
-        # Also without it, S3 would answer 403 for an object that does not exist.
-        iam.PolicyStatement(
-            actions=["s3:ListBucket"],
-            resources=[bucket.bucket_arn],
-            conditions={"StringLike": {"s3:prefix": f"{prefix}/*"}},
-        ),
     ]
 
 
