@@ -136,7 +136,7 @@ def test_an_instance_is_only_who_its_role_says(testbed: Testbed, runs, monkeypat
     # What it claims is not what it gets.
     client = intruder.function._client()
     event = {
-        "identity": intruder.function._prove(),
+        "identity": intruder.function.prove(),
         "purpose": "agent",
         "claimed": {"run_id": other, "attempt": 1},
     }
@@ -158,7 +158,7 @@ def test_an_identity_that_is_not_for_this_moment_and_deployment_is_refused(
 ) -> None:
     changed = {"RUNCTL_DEPLOYMENT": "other"} if what == "another deployment" else {}
     intruder = Intruder(testbed, runs[0], monkeypatch, **changed)
-    prove = intruder.function._prove
+    prove = intruder.function.prove
     if what == "two minutes ago":
         past = datetime.now(timezone.utc) - timedelta(minutes=2)
         monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: past)
@@ -172,7 +172,7 @@ def test_an_identity_that_is_not_for_this_moment_and_deployment_is_refused(
         url = url.replace("Version=2011-06-15", "Version=2011-06-16")
     if what == "another host":
         url = url.replace(intruder.variables["AWS_ENDPOINT_URL"].rstrip("/"), "http://127.0.0.1:1")
-    intruder.function._prove = lambda: {"url": url}
+    intruder.function.prove = lambda: {"url": url}
     answer = intruder.function.ask("agent")
     assert isinstance(answer, Refused), answer
     assert answer.reason
