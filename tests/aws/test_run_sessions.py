@@ -62,11 +62,18 @@ def tags(**named: str) -> list[dict[str, str]]:
 
 def test_a_run_gets_a_session_with_its_tags(stubbed):
     sessions, stubber = stubbed
-    named = tags(RunId="a-run", Attempt="0007", Group="g")
+    named = tags(Group="g", RunId="a-run", Attempt="0007", Environments="shared")
     stubber.add_response("assume_role", ANSWER, expected(Tags=named))
     session = sessions.open(grant(group="g"))
     assert (session.access_key, session.expires_at) == ("ASIAXXXXXXXXXXXXXXXX", NOW)
     assert "secret" not in repr(session)
+
+
+def test_a_run_with_root_has_no_tag_that_lets_it_store_environments_for_others(stubbed):
+    sessions, stubber = stubbed
+    named = tags(RunId="a-run", Attempt="0007")
+    stubber.add_response("assume_role", ANSWER, expected(Tags=named))
+    sessions.open(grant(root=True))
 
 
 def test_an_instance_that_waits_has_no_tag_of_a_run(stubbed):
@@ -86,7 +93,8 @@ def test_a_trainer_gets_a_session_of_another_role_without_tags(stubbed):
 def test_long_names_are_cut_for_the_session_only(stubbed):
     sessions, stubber = stubbed
     name = "r" * 64
-    asked = expected(RoleSessionName=f"0007-{name}"[:64], Tags=tags(RunId=name, Attempt="0007"))
+    named = tags(RunId=name, Attempt="0007", Environments="shared")
+    asked = expected(RoleSessionName=f"0007-{name}"[:64], Tags=named)
     stubber.add_response("assume_role", ANSWER, asked)
     sessions.open(grant(run_id=name))
 

@@ -30,7 +30,7 @@ def run_page(run: RunDocument) -> str:
         ("checkpoint", checkpoint_text(run)),
         *saving_texts(cost),
         ("metrics", "" if last is None else metrics_text(last.metrics)),
-        ("machine time", machine_time_text(cost)),
+        ("machine time", machine_time_text(cost.machine_time)),
         ("failures", failures_text(cost)),
         ("final saves", final_saves_text(cost)),
     ]
