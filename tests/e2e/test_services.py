@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import socket
 import struct
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +22,24 @@ from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 EXAMPLE = PROJECT / "examples/scripts/inference_server.py"
+TYPES = "m5.large,m6i.large,m7i.large,c5.large,c6i.large,r5.large"
+# It needs no environment, and says which replica and attempt answers.
+SERVER = """\
+import http.server, json, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        me = f"{os.environ['RUNCTL_RUN_ID']} {os.environ['RUNCTL_ATTEMPT']}"
+        body = json.dumps({"attempt": me}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
 
 
 def array(*shape: int, seventh: float = 0) -> bytes:
@@ -114,3 +137,52 @@ def test_no_request_is_lost_with_a_notice_and_the_gap_is_bounded_without(
     )
     wait_for(lambda: testbed.run(run_id).ended is RunStatus.STOPPED, f"{run_id} to end")
     testbed.wait_for_no_instance(run_id)
+
+
+def start_replicas(testbed: Testbed, name: str, project: Path) -> list[str]:
+    """Start a service with two replicas by the command line; return the names of their runs."""
+    (project / "server.py").write_text(SERVER)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "runctl.cli.main", "--local", "--json", "aws", "serve",
+            "--name", name, "--replicas", "2", "--instance-types", TYPES, "--detach",
+            "--script", "server.py", "--port", "8080", "--probe-path", "/health",
+        ],
+        cwd=project,
+        env={**os.environ, "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    runs: list[str] = json.loads(done.stdout)["runs"]
+    return runs
+
+
+def test_a_replica_is_taken_while_the_other_one_answers(
+    testbed: Testbed, new_name: Callable[[], str], tmp_path: Path
+):
+    name = new_name()
+    first, second = start_replicas(testbed, name, tmp_path)
+    for run_id in (first, second):
+        wait_for(lambda run_id=run_id: is_ready(testbed, run_id, 1), f"{run_id} to be ready")
+    types = [str(testbed.attempts(run_id)[0].pool).split("/")[0] for run_id in (first, second)]
+    assert types[0] != types[1]  # so that a shortage of one takes one replica
+    port = free_port()
+    with connected(testbed, name, port):
+        client = CountingClient(port, "/health")
+        with client.running():
+            wait_for(lambda: client.answers.total() > 10, "answers")
+            # Connections stay with a replica for as long as it answers.
+            taken = first if client.answers[f"{first} 1"] else second
+            other = f"{second if taken == first else first} 1"
+            before = client.answers[other]
+            testbed.simulate_spot_interruption(taken, attempt=1, notice=False)
+            wait_for(lambda: client.answers[other] > before + 10, f"answers of {other}")
+            wait_for(lambda: is_ready(testbed, taken, 2), f"{taken} to be ready again")
+        assert client.lost == [], testbed.story(taken)
+        assert set(client.answers) <= {f"{taken} 1", f"{taken} 2", other}
+    for run_id in (first, second):
+        arn = testbed.workflow.execution_arn(run_id)
+        testbed.clients.get("stepfunctions").stop_execution(executionArn=arn)
+        testbed.wait_for_no_instance(run_id)
