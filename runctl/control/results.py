@@ -365,7 +365,7 @@ class Judgement(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class RefusedQuestion(Result):
-    """JudgeTrial: why the one who asks gets no answer. `status` tells it from an answer."""
+    """JudgeTrial: why a question is not answered. Answers have another `status`."""
 
     reason: str
     status: str = "refused"

@@ -21,6 +21,14 @@ SHARDED = TRAINER.replace(
     (folder / "step-5" / ("rank-" + rank + ".bin")).write_bytes(rank.encode() * 400_000)
 """,
 )
+# The same, with a first checkpoint in front of the loop.
+SHARDED_FROM_STEP_1 = SHARDED.replace(
+    "while True:",
+    """(folder / "step-1").mkdir(exist_ok=True)
+(folder / "step-1" / ("rank-" + rank + ".bin")).write_bytes(rank.encode() * 100)
+while True:""",
+    1,
+)
 
 
 @pytest.fixture
@@ -58,14 +66,7 @@ def test_a_notice_saves_the_parts_of_all_nodes_and_the_next_attempt_has_them(gan
 
 
 def test_without_the_part_of_a_lost_node_the_checkpoint_before_stays(gang):
-    program = SHARDED.replace(
-        "while True:",
-        """(folder / "step-1").mkdir(exist_ok=True)
-(folder / "step-1" / ("rank-" + rank + ".bin")).write_bytes(rank.encode() * 100)
-while True:""",
-        1,
-    )
-    gang.create_run(program=program)
+    gang.create_run(program=SHARDED_FROM_STEP_1)
     gang.open(1, "i-a", "i-b")
     gang.cloud.give_token()
     gang.boot("i-a")
@@ -83,14 +84,7 @@ while True:""",
 
 
 def test_a_checkpoint_that_one_node_cannot_restore_is_left_out_by_all(gang):
-    program = SHARDED.replace(
-        "while True:",
-        """(folder / "step-1").mkdir(exist_ok=True)
-(folder / "step-1" / ("rank-" + rank + ".bin")).write_bytes(rank.encode() * 100)
-while True:""",
-        1,
-    )
-    gang.create_run(program=program)
+    gang.create_run(program=SHARDED_FROM_STEP_1)
     gang.open(1, "i-a", "i-b")
     gang.cloud.give_token()
     stays, taken = gang.boot("i-a"), gang.boot("i-b")
