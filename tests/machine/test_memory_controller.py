@@ -60,7 +60,8 @@ def test_systemd_would_end_the_trainer_without_the_scopes_policy(
 ) -> None:
     seen = found["cases"]["default"]
     # It saved as it was asked to, and its exit code says that it has completed.
-    assert (seen["saved"], seen["code"], seen["printed"]) == ("terminated", 0, []), seen
+    # Whether it prints how the worker ended before systemd ends it, is a race.
+    assert (seen["saved"], seen["code"]) == ("terminated", 0), seen
     ended = [line for line in own_kernel.journal(folder) if "with result 'oom-kill'" in line]
     assert len(ended) == 1, ended
 
