@@ -144,8 +144,5 @@ def test_a_spare_takes_over_from_a_rank_of_three_that_hangs_and_then_two_are_eno
     result = testbed.result(run.run_id)
     assert result["world"] == 2
     assert result["loss"] == pytest.approx(expected()["loss"], rel=1e-4)
-    first_step, after_hang, after_loss = (attempt.resume_step or 0 for attempt in attempts)
-    # A machine that is shut down may learn of it in time for its ranks to save one step more.
-    assert (first_step, after_hang) == (0, 5)
-    assert after_loss >= 10
+    assert [attempt.resume_step or 0 for attempt in attempts] == [0, 5, 10]
     check_machines(testbed, run.run_id)
