@@ -51,6 +51,15 @@ def eventually(check: Callable[[], Any], *, seconds: float = 120) -> Any:
     raise AssertionError("it never happened")
 
 
+def packed(code: str, **files: bytes) -> bytes:
+    """Return the archive of a function whose handler is in the module `main`."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in {"main.py": code, **files}.items():
+            archive.writestr(zipfile.ZipInfo(name), data)  # the same bytes at any time
+    return content.getvalue()
+
+
 def open_to_others(home: Path) -> list[Path]:
     """List what other users may read in a local cloud's folder, except inside instances."""
     found = []
@@ -166,15 +175,12 @@ class Cloud:
 
     def function(self, code: str, *, role: str | None = None) -> str:
         """Create a Lambda function from a module with a `handler`, and return its ARN."""
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr("main.py", code)
         made = self.client("lambda").create_function(
             FunctionName=unique("function"),
             Runtime="python3.12",
             Handler="main.handler",
             Role=role or self.role(),
-            Code={"ZipFile": packed.getvalue()},
+            Code={"ZipFile": packed(code)},
             Timeout=30,
         )
         arn: str = made["FunctionArn"]

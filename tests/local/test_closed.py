@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import socket
 import stat
 import sys
-import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +25,7 @@ from runctl.local import daemon
 from runctl.local.client import LocalCloudClient, LocalCloudError
 from runctl.local.core import keys, peers
 from runctl.local.core.private import FolderNotPrivateError
-from tests.local.clouds import Cloud, eventually, open_to_others, unique
+from tests.local.clouds import Cloud, eventually, open_to_others, packed, unique
 from tests.local.strangers import (
     NOBODY,
     needs_another_user,
@@ -61,16 +59,13 @@ def host_of(cloud: Cloud) -> str:
 
 
 def new_function() -> str:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("main.py", CODE)
     return json.dumps(
         {
             "FunctionName": "planted",
             "Runtime": "python3.12",
             "Handler": "main.handler",
             "Role": "arn:aws:iam::000000000000:role/any",
-            "Code": {"ZipFile": base64.b64encode(packed.getvalue()).decode()},
+            "Code": {"ZipFile": base64.b64encode(packed(CODE)).decode()},
         }
     )
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import os
 import random
 import resource
 import signal
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from runctl.local import daemon
 from runctl.local.client import LocalCloudClient
-from tests.local.clouds import Cloud, eventually, unique
+from tests.local.clouds import Cloud, eventually, packed, unique
 
 pytestmark = pytest.mark.slow
 
@@ -235,11 +233,8 @@ def test_of_two_writers_of_a_new_key_one_wins(s3: Any, bucket: str) -> None:
 
 
 def test_other_services_read_objects(cloud: Cloud, s3: Any, bucket: str) -> None:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("main.py", "def handler(event, context):\n    return 'from S3'\n")
-        archive.writestr("ballast", LONG)
-    s3.put_object(Bucket=bucket, Key="code.zip", Body=packed.getvalue())
+    code = "def handler(event, context):\n    return 'from S3'\n"
+    s3.put_object(Bucket=bucket, Key="code.zip", Body=packed(code, ballast=LONG))
     made = cloud.client("lambda").create_function(
         FunctionName=unique("function"),
         Runtime="python3.12",

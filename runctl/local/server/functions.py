@@ -1,14 +1,12 @@
 # ruff: noqa: SLF001 - it changes how ministack invokes functions
-"""Lambda where ministack differs from AWS: errors, permissions, retries and imports."""
+"""Lambda where ministack differs from AWS: errors, permissions, retries and environments."""
 
 from __future__ import annotations
 
 import contextvars
-import importlib.util
 import json
 import logging
 import re
-import shlex
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +17,11 @@ from ministack.services import eventbridge, lambda_svc
 from ministack.services import stepfunctions as sfn
 
 from runctl.local.core import iam, records
-from runctl.local.core.interpreter import base_python
+from runctl.local.server import environments
 from runctl.local.stepfunctions.executions import current_execution, role_of
 
 logger = logging.getLogger(__name__)
 
-# What AWS's Python runtimes offer besides the standard library.
-_RUNTIME_MODULES = (
-    "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3",
-)  # fmt: skip
 _rule: contextvars.ContextVar[str] = contextvars.ContextVar("rule", default="")
 _WARMED_AT_ONCE = 2
 _UNNAMED = "Runtime.HandlerError"
@@ -41,7 +35,7 @@ def install(home: Path) -> None:
     _check_invocations()
     _try_events_again()
     _issue_credentials()
-    _import_only_what_aws_has(home)
+    environments.install(home)
 
 
 def warm_up(account: str, region: str) -> None:
@@ -180,31 +174,3 @@ def _issue_credentials() -> None:
 
     lambda_runtime.execution_credentials = execution_credentials
     lambda_svc.execution_credentials = execution_credentials
-
-
-def _import_only_what_aws_has(home: Path) -> None:
-    """Start functions with the plain interpreter and the SDK: an asset must bring the rest."""
-    detect = lambda_runtime._detect_runtime_binary
-    modules = home / "lambda-runtime"
-    modules.mkdir(exist_ok=True)
-    for name in _RUNTIME_MODULES:
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:
-            raise ModuleNotFoundError(name)
-        origin = Path(found.origin)
-        source = origin.parent if origin.name == "__init__.py" else origin
-        link = modules / source.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(source)
-    interpreter = home / "lambda-python"
-    interpreter.write_text(
-        f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(modules))} PYTHONDONTWRITEBYTECODE=1 "
-        f'exec {shlex.quote(base_python())} -S "$@"\n'
-    )
-    interpreter.chmod(0o700)
-
-    def detect_runtime(runtime: str) -> tuple[str, str]:
-        binary, script = detect(runtime)
-        return (str(interpreter) if runtime.startswith("python") else binary), script
-
-    lambda_runtime._detect_runtime_binary = detect_runtime
