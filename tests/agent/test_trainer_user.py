@@ -294,6 +294,40 @@ ln -s {ours} link; mkfifo pipe; echo x >{place}/dev/shm/psm_1; chmod 000 deep/er
     assert (home.st_uid, stat.S_IMODE(home.st_mode)) == (user.uid, 0o700)
 
 
+def test_what_a_user_left_in_folders_of_others_is_removed_but_no_mount_and_no_state(
+    user: TrainerUser, place: Path
+) -> None:
+    folder, state, shared = place / "tmp", place / "tmp/runctl", place / "tmp/shared"
+    for path in (folder, folder / ".X11-unix", folder / "entered/inner", state, shared):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o1777)
+    (folder / "private/inner").mkdir(parents=True)
+    (folder / "private").chmod(0o700)
+    (folder / "private/inner").chmod(0o777)
+    outside = place / "outside"
+    outside.mkdir(mode=0o777)
+    outside.chmod(0o777)
+    (folder / "link").symlink_to(outside)
+    theirs = folder / "entered/theirs"
+    theirs.touch()
+    left = [folder / ".X11-unix/left", folder / "entered/inner/left"]
+    kept = [state / "checkpoint", outside / "file", shared / "file", theirs]
+    script = "import sys; [open(name, 'w').close() for name in sys.argv[1:]]"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", shared], check=True)
+    try:
+        names = [str(path) for path in (*left, *kept) if path != theirs]
+        assert run_as(user, PYTHON, "-c", script, *names).stderr == ""
+        remove_files_of(user.uid, [folder, place / "missing"], kept=state)
+        assert [path for path in left if path.exists()] == []
+        assert [path for path in kept if not path.exists()] == []
+        # Also one that is the user's itself.
+        os.chown(shared, user.uid, user.gid)
+        remove_files_of(user.uid, [folder], kept=state)
+        assert (shared / "file").exists()
+    finally:
+        subprocess.run(["umount", shared], check=True)
+
+
 def test_giving_follows_no_link(user: TrainerUser, place: Path) -> None:
     secret, outside = place / "secret", place / "outside"
     secret.touch()

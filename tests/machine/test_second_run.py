@@ -16,18 +16,29 @@ pytestmark = pytest.mark.e2e
 
 # What a program may try to leave, and how the next one looks for it.
 PLACES = """
-import ctypes, json, os, pathlib, subprocess
+import ctypes, json, os, pathlib, subprocess, syslog, time
 
 KEY = 0x52554E43
 CREATE = 0o1600
 LIBC = ctypes.CDLL(None, use_errno=True)
 FILES = ["/tmp/left", "/var/tmp/left", "/dev/shm/left", "/run/lock/left", "/dev/mqueue/left"]
+FILES += ["/tmp/.X11-unix/left", "/tmp/.ICE-unix/left"]
 FILES += [os.path.expanduser("~/.config/systemd/user/default.target.wants/left.service")]
 SHARED = {
     "shared memory": lambda flags: LIBC.shmget(KEY, 4096, flags),
     "semaphore": lambda flags: LIBC.semget(KEY, 1, flags),
     "message queue": lambda flags: LIBC.msgget(KEY, flags),
 }
+# Keyrings: of the session, of the user, of the user's sessions, and the one that outlives all.
+ADD_KEY, KEYCTL = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+GET_PERSISTENT, SEARCH = 22, 10
+PERSISTENT = LIBC.syscall(KEYCTL, GET_PERSISTENT, -1, -2)
+RINGS = {"session": -3, "user": -4, "user session": -5, "persistent": PERSISTENT}
+add_key = lambda ring: LIBC.syscall(ADD_KEY, b"user", b"left", b"x", 1, ring) != -1
+find_key = lambda ring: LIBC.syscall(KEYCTL, SEARCH, ring, b"user", b"left", 0) != -1
+HOME = os.path.expanduser("~")
+LOGGED = "logged by the first run"
+journal = lambda: subprocess.run(["journalctl", "--quiet"], text=True, capture_output=True).stdout
 SCHEDULED = {
     "crontab": (["crontab", "-"], "* * * * * sleep 4711\\n"),
     "at": (["at", "now + 1 hour"], "sleep 4711\\n"),
@@ -47,6 +58,16 @@ for path in map(pathlib.Path, FILES):
     except OSError as exc:
         print(path, exc, flush=True)
 found |= {{name for name, make in SHARED.items() if make(CREATE) != -1}}
+found |= {{f"key of {{name}}" for name, ring in RINGS.items() if add_key(ring)}}
+os.setxattr(HOME, "user.left", b"x")
+os.chmod(HOME, 0o777)
+found.add("note on the home folder")
+syslog.syslog(LOGGED)
+for _ in range(300):
+    if LOGGED in journal():
+        found.add("journal")
+        break
+    time.sleep(0.1)
 for name, (words, text) in SCHEDULED.items():
     try:
         done = subprocess.run(words, input=text, text=True, timeout=30, capture_output=True)
@@ -60,6 +81,10 @@ report(found)
 LOOK = f"""{PLACES}
 found = {{path for path in FILES if os.path.lexists(path)}}
 found |= {{name for name, find in SHARED.items() if find(0) != -1}}
+found |= {{f"key of {{name}}" for name, ring in RINGS.items() if find_key(ring)}}
+found |= {{"note on the home folder"}} if os.listxattr(HOME) else set()
+found |= {{"mode of the home folder"}} if os.stat(HOME).st_mode & 0o77 else set()
+found |= {{"journal"}} if LOGGED in journal() else set()
 for name in filter(str.isdigit, os.listdir("/proc")):
     try:
         if os.stat(f"/proc/{{name}}").st_uid == os.getuid() and int(name) != os.getpid():
@@ -71,7 +96,8 @@ report(found)
 LEFT = {
     *("/tmp/left", "/var/tmp/left", "/dev/shm/left", "/run/lock/left", "/dev/mqueue/left"),
     "/var/lib/runctl/home/.config/systemd/user/default.target.wants/left.service",
-    *("shared memory", "semaphore", "message queue"),
+    *("/tmp/.X11-unix/left", "/tmp/.ICE-unix/left"),
+    *("shared memory", "semaphore", "message queue", "note on the home folder", "journal"),
 }
 
 

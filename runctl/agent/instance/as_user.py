@@ -6,11 +6,13 @@ LD_PRELOAD, takes effect while it is still root.
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
+import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 NO_NEW_PRIVILEGES = 38  # of linux/prctl.h
@@ -19,6 +21,20 @@ OOM_SCORE = 500
 # From where the command gets its variables: from standard input, or this process's own.
 FROM_INPUT, OWN = "input", "own"
 NOT_FOUND = 127
+# Of linux/seccomp.h. Older kernels slow a process down that has a filter, unless this flag is set.
+_SET_FILTER, _WITHOUT_SLOWDOWN = 1, 4
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
+# The number of seccomp(2), by the machine.
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+# The first and last of add_key, request_key and keyctl, by the architecture as linux/audit.h names
+# it: x86_64, i386, aarch64 and arm, since a process can use the calls of its 32-bit relative, too.
+_KEY_CALLS = {
+    0xC000003E: (248, 250),
+    0x40000003: (286, 288),
+    0xC00000B7: (217, 219),
+    0x40000028: (309, 311),
+}
+_X32 = 0x40000000  # marks the calls of the third kind of process that x86_64 knows
 
 
 def switch_to(uid: int, gid: int, groups: Sequence[int]) -> None:
@@ -38,6 +54,45 @@ def forbid_privileges() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
+def refuse_keys() -> None:
+    """Keep this process, and all that it starts, from the kernel's keys, as if it had none.
+
+    The keyrings of a user, and the one that is inherited from the agent, outlive its processes, and
+    what their owner forbids not even root can remove. Privileges must have been forbidden before.
+    Raises OSError if the kernel refuses that.
+    """
+    number = _SECCOMP.get(os.uname().machine)
+    if number is None:
+        return
+    words = b"".join(_key_filter())
+    held = ctypes.create_string_buffer(words, len(words))
+    program = struct.pack("@HP", len(words) // 8, ctypes.addressof(held))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for flags in (_WITHOUT_SLOWDOWN, 0):  # before Linux 4.17 there is no such flag
+        if libc.syscall(number, _SET_FILTER, flags, program) == 0:
+            return
+    raise OSError(ctypes.get_errno(), "seccomp(SECCOMP_SET_MODE_FILTER)")
+
+
+def _key_filter() -> Iterator[bytes]:
+    """Yield the instructions of a filter, in the language of linux/filter.h."""
+
+    def instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+        return struct.pack("=HBBI", code, yes, no, value)
+
+    load, keep, equal, at_least, above, end = 0x20, 0x54, 0x15, 0x35, 0x25, 0x06
+    yield instruction(load, 4)  # the architecture
+    for architecture, (first, last) in _KEY_CALLS.items():
+        yield instruction(equal, architecture, no=6)  # to the next one
+        yield instruction(load, 0)  # the number of the call
+        yield instruction(keep, 0xFFFFFFFF ^ _X32)
+        yield instruction(at_least, first, no=2)
+        yield instruction(above, last, yes=1)
+        yield instruction(end, _REFUSE | errno.ENOSYS)
+        yield instruction(end, _ALLOW)
+    yield instruction(end, _ALLOW)
+
+
 def main(words: Sequence[str]) -> int:
     """Start `words[4:]` with the uid, the gid and the groups in `words`; return only on failure."""
     uid, gid, groups, source, *command = words
@@ -49,6 +104,7 @@ def main(words: Sequence[str]) -> int:
     _prepare_limits()
     switch_to(int(uid), int(gid), [int(group) for group in groups.split(",") if group])
     forbid_privileges()
+    refuse_keys()
     # Python ignores both, and a command would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

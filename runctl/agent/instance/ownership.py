@@ -14,6 +14,7 @@ from runctl.beneath.paths import open_folder
 from runctl.model.errors import RequestError
 
 OTHERS = 0o022
+OTHERS_ENTER = 0o011
 READ, EXECUTE = 0o444, 0o111
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -100,11 +101,43 @@ def _first_link(folder: Path, above: Path) -> Path | None:
     return next((path for path in inner if path.is_symlink()), None)
 
 
-def remove_files_of(uid: int, folders: Iterable[Path]) -> None:
-    """Remove what a user has left in folders to which everybody may write."""
+def remove_files_of(uid: int, folders: Iterable[Path], *, kept: Path | None = None) -> None:
+    """Remove what a user has left in folders to which everybody may write.
+
+    It may also be in folders of others that are in these, as /tmp/.X11-unix. `kept` is a folder
+    that is left alone wherever it is, and so are file systems that are mounted there: several
+    machines may share them.
+    """
+    spared = _identity(kept) if kept else None
     for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder) as found:
-            names = [item.name for item in found if item.stat(follow_symlinks=False).st_uid == uid]
-            for name in names:
-                with contextlib.suppress(OSError):
-                    remove(folder / name)
+        top = _identity(folder)
+        waiting = [folder] if top else []
+        while top and waiting:
+            waiting += _remove_in(waiting.pop(), uid, device=top[0], spared=spared)
+
+
+def _remove_in(
+    folder: Path, uid: int, *, device: int, spared: tuple[int, int] | None
+) -> list[Path]:
+    """Remove what a user has in a folder; return the folders of others in it that it may enter."""
+    mine, theirs = [], []
+    with contextlib.suppress(OSError), os.scandir(folder) as items:
+        for item in items:
+            found = item.stat(follow_symlinks=False)
+            if found.st_dev != device or (found.st_dev, found.st_ino) == spared:
+                continue
+            if found.st_uid == uid:
+                mine.append(folder / item.name)
+            elif stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS_ENTER:
+                theirs.append(folder / item.name)
+    for path in mine:
+        with contextlib.suppress(OSError):
+            remove(path)
+    return theirs
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None

@@ -17,14 +17,20 @@ from typing import IO
 
 from runctl.agent.instance import as_user, processes
 from runctl.agent.instance.left_ipc import remove_ipc_of
+from runctl.agent.instance.left_records import remove_records_of
 from runctl.agent.instance.ownership import give_to, remove_files_of
 from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.runtime.systemd_scope import SLICE, scope
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 
-# Everybody may write there, and what a program leaves must not reach the next run.
-SHARED_FOLDERS = ("tmp", "var/tmp", "dev/shm", "dev/mqueue", "run/lock")
+# Everybody may write there, or the system does for a user; what a program leaves must not reach the
+# next run.
+SHARED_FOLDERS = (
+    *("tmp", "var/tmp", "dev/shm", "dev/mqueue", "run/lock", "run/screen"),
+    # Of Ubuntu: reports and memory of programs that crashed. Of the deep-learning images: disks.
+    *("var/crash", "var/metrics", "var/lib/apport/coredump", "opt/dlami/nvme"),
+)
 SHELL = "/bin/sh"
 
 logger = logging.getLogger(__name__)
@@ -164,7 +170,9 @@ def begin_anew(user: TrainerUser | None, paths: Paths) -> None:
         return
     if count := end_processes(user):
         logger.warning("ended %d processes of %s that an earlier run left", count, user.name)
-    remove_files_of(user.uid, [paths.root / folder for folder in SHARED_FOLDERS])
+    folders = [paths.root / folder for folder in SHARED_FOLDERS]
+    remove_files_of(user.uid, folders, kept=paths.state)
+    remove_records_of(user.uid, paths.root)
     remove_ipc_of(user.uid)
     user.home.mkdir(mode=0o700, exist_ok=True)
     give_to(user.owner, [user.home])
