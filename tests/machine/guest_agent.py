@@ -25,7 +25,9 @@ from runctl.agent.runtime.systemd_scope import AGENT_UNIT, SLICE, scope
 from runctl.agent.runtime.trainer_user import TrainerUser
 
 PLACE = Path("/var/lib/runctl")
-# One of two workers takes all memory. The trainer saves afterwards, and if it gets a SIGTERM.
+OOM_MESSAGE = "A process of this unit has been killed by the OOM killer."
+# One of two workers takes all memory. The trainer saves afterwards, and if it gets a SIGTERM. It
+# ends when systemd has noticed.
 WITH_WORKERS = """
 import os, signal, sys, time
 
@@ -58,7 +60,9 @@ if not greedy:
     take_all()
 code = os.waitstatus_to_exitcode(os.waitpid(greedy, 0)[1])
 print("greedy worker:", code, flush=True)
-time.sleep(3)  # as long as systemd may need to notice
+deadline = time.monotonic() + 120
+while not os.path.exists("../checkpoint/noticed") and time.monotonic() < deadline:
+    time.sleep(0.05)
 os.close(writing)
 code = os.waitstatus_to_exitcode(os.waitpid(patient, 0)[1])
 print("patient worker:", code, flush=True)
@@ -75,8 +79,11 @@ while True:
 """
 
 
-def run(name: str, source: str, user: TrainerUser) -> dict[str, Any]:
-    """Run a trainer to its end; return what the agent knows about it."""
+def run(name: str, source: str, user: TrainerUser, *, lets_go_on: bool = True) -> dict[str, Any]:
+    """Run a trainer to its end; return what the agent knows about it.
+
+    Unless it `lets_go_on`, only systemd ends a trainer that has lost a worker.
+    """
     place = PLACE / name
     for folder in (place / "project", place / "checkpoint"):
         folder.mkdir(parents=True)
@@ -96,7 +103,7 @@ def run(name: str, source: str, user: TrainerUser) -> dict[str, Any]:
     runtime = HostRuntime(on_exit=lambda: None)
     runtime.open()
     program = runtime.start(contract)
-    warnings = follow(program, contract.checkpoint)
+    warnings = follow(program, contract.checkpoint, lets_go_on=lets_go_on)
     program.kill()
     end = program.describe_exit()
     program.close()
@@ -113,16 +120,27 @@ def run(name: str, source: str, user: TrainerUser) -> dict[str, Any]:
     }
 
 
-def follow(program: Program, checkpoint: Path) -> list[str]:
+def follow(program: Program, checkpoint: Path, *, lets_go_on: bool) -> list[str]:
     """Observe a program as the agent does, and let it begin once it is ready."""
     warnings = []
+    noticed_before = kills_that_systemd_noticed()
     while program.exit_code is None:
         if warning := program.observe():
             warnings.append(warning)
         if (checkpoint / "ready").exists():
             (checkpoint / "go").touch()
+        if warnings and lets_go_on and kills_that_systemd_noticed() > noticed_before:
+            (checkpoint / "noticed").touch()
         time.sleep(0.1)
     return warnings
+
+
+def kills_that_systemd_noticed() -> int:
+    """Count the kills for lack of memory in scopes of which systemd has written."""
+    words = ["journalctl", "--quiet", "--output=cat", "--unit=run-*.scope"]
+    # While no scope has written anything, it fails.
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    return done.stdout.count(OOM_MESSAGE)
 
 
 def systemctl(*words: str) -> str:
@@ -137,7 +155,15 @@ def with_the_default_policy() -> list[str]:
 
 
 def main() -> None:
-    """Run all cases, write the result, and switch the machine off."""
+    """Run all cases, write the result, and switch the machine off, also after a failure."""
+    try:
+        observe_all_cases()
+    finally:
+        systemctl("--no-block", "poweroff")
+
+
+def observe_all_cases() -> None:
+    """Run all cases and write what was seen."""
     become_subreaper()
     settings = Settings(
         paths=Paths(Path("/")),
@@ -158,14 +184,13 @@ def main() -> None:
     cases["worker"] = run("worker", WITH_WORKERS, user)
     cases["trainer"] = run("trainer", ALONE, user)
     with mock.patch.object(trainer_user, "scope", with_the_default_policy):
-        cases["default"] = run("default", WITH_WORKERS, user)
+        cases["default"] = run("default", WITH_WORKERS, user, lets_go_on=False)
     systemctl("set-property", "--runtime", SLICE, "MemoryMax=80M")
     cases["limited"] = run("limited", WITH_WORKERS, user)
     lines = systemctl("show", AGENT_UNIT, "--property=MainPID,NRestarts,OOMScoreAdjust")
     found["unit"] = dict(line.split("=", 1) for line in lines.splitlines())
     found["score"] = Path("/proc/self/oom_score_adj").read_text().strip()
     Path(sys.argv[1]).write_text(json.dumps(found))
-    systemctl("--no-block", "poweroff")
 
 
 if __name__ == "__main__":
