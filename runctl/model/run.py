@@ -369,5 +369,11 @@ def status_of(run: Run, summary: AttemptsSummary) -> RunStatus:
 
 
 def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
-    """Return the status of a run from its attempts, given in the order of their numbers."""
+    """Return the status of a run from its attempts, given in the order of their numbers.
+
+    Between the end of its last attempt and its own, a run that is done is not recovering.
+    """
+    last = attempts[-1].ended if attempts else None
+    if run.ended is None and last is not None and last.kind is OutcomeKind.COMPLETED:
+        return RunStatus.RUNNING
     return status_of(run, summarize(attempts))

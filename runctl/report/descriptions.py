@@ -7,7 +7,7 @@ from typing import Any
 
 from runctl.model.checkpoint import name_of
 from runctl.model.image import Image
-from runctl.model.kinds import EVALUATE
+from runctl.model.kinds import EVALUATE, PROCESS, SERVE
 from runctl.model.result_metrics import flat_metrics
 from runctl.model.run import AttemptStage
 from runctl.model.saving import Saving
@@ -47,8 +47,10 @@ def attempt_text(attempt: AttemptEntry, *, kind: str) -> str:
         return _service_state(attempt, where)
     if attempt.noticed_at is not None:
         return notice_text(attempt)
-    if attempt.is_training and attempt.shards is not None:
+    if attempt.is_training and kind == PROCESS:
         return f"processes shards{where}"
+    if attempt.is_training and kind == SERVE:  # the first report about the server follows
+        return f"starts its server{where}"
     if attempt.is_training:
         start = name_of(attempt.resume_step, attempt.resume_save)
         verb = "evaluates" if kind == EVALUATE else "trains"

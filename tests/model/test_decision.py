@@ -24,6 +24,7 @@ from tests.attempts import change, make_attempt
 NOW = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 TRAIN_POLICY = KINDS[TRAIN]
 SERVICE = KindPolicy(retries_failures=False, restarts_indefinitely=True, may_overlap=True)
+COMPLETED = Outcome(kind=OutcomeKind.COMPLETED)
 INTERRUPTED = Outcome(kind=OutcomeKind.INTERRUPTED)
 NO_CAPACITY = Outcome(kind=OutcomeKind.NO_CAPACITY)
 
@@ -411,6 +412,14 @@ def staged(number, stage, ended=None):
         ([staged(1, AttemptStage.RUNNING), staged(2, AttemptStage.LAUNCHED)], RunStatus.RUNNING),
         ([staged(1, AttemptStage.ENDED, INTERRUPTED)], RunStatus.RECOVERING),
         ([staged(1, AttemptStage.ENDED, NO_CAPACITY)], RunStatus.LAUNCHING),
+        ([staged(1, AttemptStage.ENDED, COMPLETED)], RunStatus.RUNNING),
+        (
+            [
+                staged(1, AttemptStage.ENDED, INTERRUPTED),
+                staged(2, AttemptStage.ENDED, COMPLETED),
+            ],
+            RunStatus.RUNNING,
+        ),
     ],
 )
 def test_the_status_is_derived_from_the_attempts(tried, status):

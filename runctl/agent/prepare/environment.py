@@ -182,8 +182,8 @@ class Environments:
             if declared.installs:
                 count = len(installed_versions(target, attempt=0).packages)
                 self._installer.report(
-                    f"environment of {declared.source}: built with {count} packages "
-                    f"in {time.monotonic() - began:.1f} s"
+                    f"environment of {declared.source}: built with {count} "
+                    f"package{'s' * (count != 1)} in {time.monotonic() - began:.1f} s"
                 )
             (target / READY).touch()
         return target
