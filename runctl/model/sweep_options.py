@@ -25,7 +25,13 @@ from runctl.model.request_fields import (
     text,
     whole_number,
 )
-from runctl.model.trial_options import DIRECTIONS, MAX_STEP, MAX_TRIALS, check_metric
+from runctl.model.trial_options import (
+    DIRECTIONS,
+    MAX_STEP,
+    MAX_TRIALS,
+    MAXIMIZE,
+    check_metric,
+)
 
 GRID, RANDOM, TPE = "grid", "random", "tpe"
 SAMPLERS = (GRID, RANDOM, TPE)
@@ -200,8 +206,26 @@ class SweepOptions:
         return min([limit for limit in limits if limit], default=0)
 
 
-def problem_with_size(options: SweepOptions) -> tuple[str, str] | None:
-    """Return the field and the problem of a sweep with no number of trials, or too many."""
+def contradiction(options: SweepOptions) -> tuple[str, str] | None:
+    """Return the field and the problem of values that are valid, but not together."""
+    return _problem_with_metric(options) or _problem_with_size(options)
+
+
+def _problem_with_metric(options: SweepOptions) -> tuple[str, str] | None:
+    if options.metric:
+        return None
+    for chosen, value in ((options.sampler, TPE), (options.pruner, ASHA)):
+        if chosen == value:
+            return (
+                "metric",
+                f"missing; {value} needs a metric, by its name as the script reports it",
+            )
+    if options.direction == MAXIMIZE:
+        return "metric", f"missing; name what to {MAXIMIZE}, as the script reports it"
+    return None
+
+
+def _problem_with_size(options: SweepOptions) -> tuple[str, str] | None:
     space = options.space
     points = space.points
     if options.sampler == TPE and options.max_trials > MAX_TPE_TRIALS:
@@ -225,12 +249,4 @@ def problem_with_size(options: SweepOptions) -> tuple[str, str] | None:
             f"{what} of {points:,} points exceeds the limit of {MAX_TRIALS:,} trials; give fewer "
             "values, or the sampler random with max_trials (--sampler random --max-trials N)"
         )
-    return None
-
-
-def check_together(document: Mapping[str, Any]) -> str | None:
-    """Check values that are each valid against each other; some of them may be invalid."""
-    for field, value in (("sampler", TPE), ("pruner", ASHA)):
-        if document.get(field) == value and document.get("metric", "") == "":
-            return f"{value} needs a metric; give metric (--metric NAME) as the script reports it"
     return None

@@ -18,8 +18,7 @@ from runctl.model.sweep_options import (
     HYPHENS,
     NO_ARGUMENTS,
     SweepOptions,
-    check_together,
-    problem_with_size,
+    contradiction,
 )
 
 # Fields that belong to one run, which a sweep sets for each of its trials or cannot have.
@@ -39,7 +38,6 @@ class SweepRequest(RunRequest):
         "What the sweep tries.",
         holder=SweepOptions,
         required=("hyperparameters",),
-        check_together=check_together,
     )
 
 
@@ -87,11 +85,31 @@ def parse_sweep_request(document: Any, *, group_id: str) -> SweepRequest:
         raise InvalidRequestError(tuple(problems))
     request = cast("SweepRequest", parse_request(document, SweepRequest))
     options = request.sweep
-    if found := problem_with_size(options):
+    if found := contradiction(options):
         raise InvalidRequestError((Problem(f"sweep.{found[0]}", found[1]),))
+    if problem := _given_twice(request):
+        raise InvalidRequestError((problem,))
     # The arguments of a trial are checked as those of any run, for example for secrets.
     parse_request(trial_document(request, group_id=group_id, number=1, chosen=_first(options)))
     return request
+
+
+def _given_twice(request: SweepRequest) -> Problem | None:
+    """Return the problem of an argument that the hyperparameters of a trial would repeat."""
+    options = request.sweep
+    if options.arguments == NO_ARGUMENTS:
+        return None
+    field = "command" if request.program.command else "args"
+    given = request.program.command or request.program.args
+    for name in options.hyperparameters:
+        option = argument_name(name, options.arguments)
+        for word in given:
+            is_option = word == option and options.arguments != ASSIGNMENTS
+            if is_option or word.startswith(f"{option}="):
+                return Problem(
+                    field, f"{word!r} is a hyperparameter of the sweep, too; remove one of them"
+                )
+    return None
 
 
 def trial_document(
@@ -128,20 +146,27 @@ def trial_document(
     return {**document, "group": group_id, "trial": trial}
 
 
+def argument_name(name: str, style: str) -> str:
+    """Return what a script's argument for a hyperparameter begins with."""
+    if style == ASSIGNMENTS:
+        return name
+    return f"--{name.replace('_', '-') if style == HYPHENS else name}"
+
+
 def argument_words(chosen: Mapping[str, Value], style: str) -> list[str]:
     """Return the hyperparameters as arguments of a script."""
     if style == NO_ARGUMENTS:
         return []
     if style == ASSIGNMENTS:
-        return [f"{name}={value.text}" for name, value in chosen.items()]
+        return [f"{argument_name(name, style)}={value.text}" for name, value in chosen.items()]
     words = []
     for name, value in chosen.items():
-        option = name.replace("_", "-") if style == HYPHENS else name
+        option = argument_name(name, style)
         # A value that begins with a hyphen would be read as an option, unless it is a number.
         if value.text.startswith("-") and isinstance(value.plain, str):
-            words.append(f"--{option}={value.text}")
+            words.append(f"{option}={value.text}")
         else:
-            words += [f"--{option}", value.text]
+            words += [option, value.text]
     return words
 
 

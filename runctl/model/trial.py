@@ -7,6 +7,7 @@ from enum import Enum
 
 from runctl.model.hyperparameters import Value
 from runctl.model.outcome import RunStatus
+from runctl.model.trial_options import MAXIMIZE
 
 MIN_DIGITS = 4
 # The longest name of a sweep, whose trials append a hyphen and five digits to it.
@@ -119,7 +120,7 @@ def _without_value(metric: str, measured: Mapping[str, float], not_finite: froze
 
 def better(first: float, second: float, *, direction: str) -> bool:
     """Whether the first value is better than the second."""
-    return first > second if direction == "maximize" else first < second
+    return first > second if direction == MAXIMIZE else first < second
 
 
 def best_trial(trials: Sequence[Trial], *, direction: str) -> Trial | None:

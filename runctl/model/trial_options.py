@@ -10,7 +10,8 @@ from runctl.model.request_fields import Field, choice, entry, optional_number, t
 
 MAX_TRIALS = 10_000
 MAX_METRIC_NAME = 200
-DIRECTIONS = ("minimize", "maximize")
+MAXIMIZE = "maximize"
+DIRECTIONS = ("minimize", MAXIMIZE)
 MAX_STEP = 1_000_000_000
 
 

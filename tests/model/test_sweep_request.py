@@ -83,6 +83,28 @@ def test_the_program_of_an_image_gets_only_variables():
     assert "command" not in document
 
 
+@pytest.mark.parametrize(
+    ("run", "style", "field"),
+    [
+        ({**RUN, "args": ["--lr", "0.1"]}, "underscores", "args"),
+        ({**RUN, "args": ["--batch-size=8"]}, "hyphens", "args"),
+        ({"command": ["python", "-m", "train", "batch_size=8"]}, "assignments", "command"),
+    ],
+)
+def test_a_hyperparameter_that_is_an_argument_as_well_is_refused(run, style, field):
+    space = {"lr": "1,2", "batch_size": "8,16"}
+    (problem,) = problems({**run, "sweep": {"hyperparameters": space, "arguments": style}})
+    assert problem.field == field
+    assert "is a hyperparameter of the sweep, too; remove one of them" in problem.message
+    parse_sweep_request(
+        {**run, "sweep": {"hyperparameters": {"momentum": "0,1"}, "arguments": style}},
+        group_id="search",
+    )
+    parse_sweep_request(
+        {**run, "sweep": {"hyperparameters": space, "arguments": "none"}}, group_id="search"
+    )
+
+
 BAD_SWEEPS = [
     ({"hyperparameters": {}}, "sweep.hyperparameters", "a grid of 0 points; name hyperparameters"),
     ({"hyperparameters": []}, "sweep.hyperparameters", "must be an object"),
@@ -111,8 +133,9 @@ BAD_SWEEPS = [
     ),
     ({"sampler": "bayes"}, "sweep.sampler", "known values: grid, random, tpe"),
     ({"pruner": "median"}, "sweep.pruner", "known values: none, asha"),
-    ({"sampler": "tpe"}, "sweep", "tpe needs a metric; give metric (--metric NAME)"),
-    ({"pruner": "asha"}, "sweep", "asha needs a metric"),
+    ({"sampler": "tpe"}, "sweep.metric", "missing; tpe needs a metric, by its name as the script"),
+    ({"pruner": "asha"}, "sweep.metric", "missing; asha needs a metric"),
+    ({"direction": "maximize"}, "sweep.metric", "missing; name what to maximize"),
     (
         {"sampler": "tpe", "metric": "loss", "max_trials": 1001},
         "sweep.max_trials",

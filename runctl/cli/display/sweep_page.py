@@ -80,7 +80,11 @@ def _facts(sweep: SweepDocument, *, now: datetime) -> Table:
     lasting = format_duration(timedelta(seconds=took(group, now=now)))
     program = sweep.request.program
     words = program.command or ([program.script, *program.args] if program.script else ())
-    metric = f"{options.metric}, {options.direction}" if options.metric else ""
+    metric = (
+        f"{options.metric}, {options.direction}"
+        if options.metric
+        else "none; only a sweep with --metric NAME has a best trial"
+    )
     rows = [
         ("program", shlex.join(words)),
         ("started", f"{format_instant(group.started_at)}, {lasting}"),
