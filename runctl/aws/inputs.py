@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, message_of, translated
 from runctl.aws.objects import ELSEWHERE, FORBIDDEN, MISSING
-from runctl.model.errors import RequestError
+from runctl.model.errors import ForbiddenDataError, RequestError
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.object_checksums import Checksum
 
@@ -140,7 +140,8 @@ def _explained(source: InputSource, found: StoredObject | None = None) -> Iterat
         yield
     except ClientError as exc:
         if problem := _problem(exc, source, found):
-            raise RequestError(problem) from exc
+            error = ForbiddenDataError if code_of(exc) in FORBIDDEN else RequestError
+            raise error(problem) from exc
         raise
 
 

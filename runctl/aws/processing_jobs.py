@@ -10,10 +10,10 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.aws.objects import MISSING, explain_write
+from runctl.aws.objects import FORBIDDEN, MISSING, explain_write
 from runctl.aws.outputs import CHANGED
 from runctl.model import identity
-from runctl.model.errors import NotFoundError
+from runctl.model.errors import ForbiddenDataError, NotFoundError
 from runctl.model.shard import CLAIM, DONE, FAILED, INDEX, PlanHeader, read_result
 
 
@@ -80,7 +80,10 @@ class ProcessingJobs:
         return states[DONE], states[FAILED]
 
     def problem_with_output(self, uri: str) -> str:
-        """Return why a job cannot write below a prefix, with the remedy, or an empty text."""
+        """Return why a job cannot write below a prefix, with the remedy, or an empty text.
+
+        Raises ForbiddenDataError if the caller may not list the prefix.
+        """
         bucket, prefix = _split(uri)
         own = f"s3://{self._bucket}/{identity.OUTPUTS_PREFIX}"
         if bucket == self._bucket and not prefix.startswith(identity.OUTPUTS_PREFIX):
@@ -89,7 +92,10 @@ class ProcessingJobs:
             try:
                 answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2)
             except ClientError as exc:
-                if problem := explain_write(exc, uri, own=own):
+                problem = explain_write(exc, uri, own=own)
+                if problem and code_of(exc) in FORBIDDEN:
+                    raise ForbiddenDataError(problem) from exc
+                if problem:
                     return problem
                 raise
         found = [item["Key"] for item in answer.get("Contents", ()) if item["Key"] != prefix]

@@ -14,15 +14,13 @@ from runctl.model.input_sources import (
     too_many,
 )
 
-NO_FIELDS: Mapping[str, str] = {}
-
 
 def check_inputs(
-    services: Services, inputs: Mapping[str, str], *, fields: Mapping[str, str] = NO_FIELDS
+    services: Services, inputs: Mapping[str, str], *, fields: Mapping[str, str]
 ) -> tuple[list[Problem], int]:
     """Return what is wrong with each input, with its remedy, and the size of all in bytes.
 
-    `fields` are the fields of the request that name inputs other than those of `inputs`.
+    `fields` are the fields of the request that name them.
 
     An object is examined as the instance will: it must be listed, be readable, and have a key that
     is safe as a path. Nothing is read.
@@ -32,7 +30,7 @@ def check_inputs(
         try:
             found, size = _survey(services, parse_input(uri))
         except RequestError as exc:
-            problems.append(Problem(fields.get(name, f"inputs.{name}"), str(exc)))
+            problems.append(Problem(fields[name], str(exc)))
             continue
         count, size_bytes = count + found, size_bytes + size
     if count > MAX_OBJECTS:

@@ -20,7 +20,7 @@ def survey_evaluation(
     """
     subject, problems = None, []
     try:
-        subject = _find_subject(services, evaluation)
+        subject = find_subject(services, evaluation)
     except RequestError as exc:
         problems.append(Problem("evaluate.checkpoint", str(exc)))
     output = evaluation.output_prefix
@@ -29,7 +29,7 @@ def survey_evaluation(
     return subject, problems
 
 
-def _find_subject(services: Services, evaluation: EvaluationOptions) -> Subject | None:
+def find_subject(services: Services, evaluation: EvaluationOptions) -> Subject | None:
     """Return the checkpoint; raises RequestError, with the remedy, if there is none."""
     reference = evaluation.reference
     if reference is None:

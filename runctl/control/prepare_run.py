@@ -20,7 +20,6 @@ from runctl.control.processing.plan_processing import (
 from runctl.control.results import ImageBuild, PreparedRun
 from runctl.control.use_existing_instance import problem_with
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
-from runctl.model.evaluation_options import INPUT_FIELDS
 from runctl.model.identity import RUN_ID, RUN_ID_RULE, build_log_stream
 from runctl.model.image_reference import parse_image_reference
 from runctl.model.kinds import PROCESS
@@ -138,7 +137,7 @@ def _create(services: Services, execution: ExecutionStart, document: Any) -> tup
     problems += problems_with_the_world(services, request)
     problems += problems_with_session(request, execution.name, services.place)
     problems_with_inputs, input_bytes = check_inputs(
-        services, request.staged_inputs, fields=INPUT_FIELDS
+        services, request.staged_inputs, fields=request.input_fields
     )
     problems += problems_with_inputs
     subject, problems_with_evaluation = survey_evaluation(services, request.evaluate)

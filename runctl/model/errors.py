@@ -51,6 +51,10 @@ class InvalidRequestError(RequestError):
         self.problems = problems
 
 
+class ForbiddenDataError(RequestError):
+    """The caller may not read or write data in S3; a role with other permissions may."""
+
+
 class ProjectError(RequestError):
     """The project folder cannot be packed; waiting will not help."""
 

@@ -79,8 +79,8 @@ def check_inputs(value: Any) -> str | None:
 
 
 def is_marker(found: StoredObject) -> bool:
-    """Whether an object only marks a folder, as the S3 console creates them."""
-    return found.key.endswith("/") and not found.size_bytes
+    """Whether an object only marks a folder, as the S3 console and Hadoop create them."""
+    return found.key.endswith(("/", "_$folder$")) and not found.size_bytes
 
 
 def place_objects(

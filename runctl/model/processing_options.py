@@ -160,6 +160,8 @@ def _problem_with_place(options: Mapping[str, Any]) -> str:
     source, target = options.get("input"), options.get("output")
     if not isinstance(source, str) or not isinstance(target, str) or not source or not target:
         return ""
+    if target == source:
+        return f"{target} is the input, too; choose a prefix outside of it"
     if target.startswith(source) and source.endswith("/"):
         return (
             f"{target} is inside the input {source}, so the results would be inputs; choose a "

@@ -13,7 +13,7 @@ from typing import Any
 
 from runctl.model.data_options import AccessOptions, DataOptions
 from runctl.model.docker_options import DockerOptions
-from runctl.model.evaluation_options import EvaluationOptions, check_evaluation
+from runctl.model.evaluation_options import INPUT_FIELDS, EvaluationOptions, check_evaluation
 from runctl.model.gang_options import GangOptions
 from runctl.model.group_options import GroupOptions
 from runctl.model.kinds import EVALUATE, KINDS, PROCESS, SERVE, TRAIN
@@ -103,6 +103,15 @@ class RunRequest:
         """Everything that an instance stages below its input folder, by name."""
         checkpoint = {CHECKPOINT: self.serve.checkpoint} if self.serve.checkpoint else {}
         return {**self.data.inputs, **checkpoint, **self.evaluate.inputs}
+
+    @property
+    def input_fields(self) -> Mapping[str, str]:
+        """The fields that name its staged inputs, by the names of those."""
+        return {
+            **{name: f"inputs.{name}" for name in self.data.inputs},
+            **({CHECKPOINT: "serve.checkpoint"} if self.serve.checkpoint else {}),
+            **{name: INPUT_FIELDS[name] for name in self.evaluate.inputs},
+        }
 
     @property
     def group(self) -> str:

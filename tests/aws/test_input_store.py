@@ -5,7 +5,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from runctl.aws.inputs import InputStore
-from runctl.model.errors import RequestError, TransientError
+from runctl.model.errors import ForbiddenDataError, RequestError, TransientError
 from runctl.model.input_sources import StoredObject, parse_input
 
 PREFIX = parse_input("s3://theirs/data/")
@@ -28,8 +28,9 @@ def test_a_prefix_that_cannot_be_listed_is_refused_with_the_remedy(code, status,
     client = boto3.client("s3")
     with Stubber(client) as stub:
         stub.add_client_error("list_objects_v2", code, http_status_code=status)
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(RequestError, match=message) as caught:
             list(InputStore(client).list_objects(PREFIX))
+    assert isinstance(caught.value, ForbiddenDataError) == (code == "AccessDenied")
 
 
 def test_a_throttled_listing_is_not_a_problem_of_the_request():

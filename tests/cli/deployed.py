@@ -131,6 +131,15 @@ class Deployed:
         found = self.clients.get("s3").list_objects_v2(Bucket=BUCKET)
         return [entry["Key"] for entry in found.get("Contents", ())]
 
+    def put_data(self, *uris: str) -> None:
+        """Put an object at each s3:// URI, and below each prefix."""
+        client = self.clients.get("s3")
+        for uri in uris:
+            bucket, _, key = uri.removeprefix("s3://").partition("/")
+            client.create_bucket(Bucket=bucket)
+            key = f"{key}part-0" if key.endswith("/") or not key else key
+            client.put_object(Bucket=bucket, Key=key, Body=b"data")
+
     # The steps of the functions.
 
     def begin(self, run_id: str, *, at: datetime | None = None, **request: object) -> Run:

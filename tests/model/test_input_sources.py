@@ -53,7 +53,9 @@ def test_objects_keep_their_keys_after_the_prefix():
 
 
 def test_markers_of_folders_are_left_out():
-    assert paths("s3://bkt/data/", "data/", "data/x/", size_bytes=0) == []
+    markers = ("data/", "data/x/", "data/old_$folder$")
+    assert paths("s3://bkt/data/", *markers, size_bytes=0) == []
+    assert paths("s3://bkt/data/", "data/old_$folder$") == ["old_$folder$"]
 
 
 @pytest.mark.parametrize(

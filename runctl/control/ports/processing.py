@@ -29,7 +29,10 @@ class ProcessingJobs(Protocol):
         ...
 
     def problem_with_output(self, uri: str) -> str:
-        """Return why a job cannot write below a prefix, with the remedy, or an empty text."""
+        """Return why a job cannot write below a prefix, with the remedy, or an empty text.
+
+        Raises ForbiddenDataError if the caller may not list the prefix.
+        """
         ...
 
     def claim_output(self, uri: str, *, job: str, started_at: datetime) -> str:

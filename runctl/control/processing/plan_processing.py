@@ -6,7 +6,7 @@ from datetime import datetime
 
 from runctl.control.check_inputs import check_source
 from runctl.control.ports.services import Services
-from runctl.model.errors import Problem, RequestError
+from runctl.model.errors import ForbiddenDataError, Problem, RequestError
 from runctl.model.input_sources import StoredObject, empty, parse_input, place_objects
 from runctl.model.processing_options import ProcessingOptions
 from runctl.model.shard import PlanHeader
@@ -39,12 +39,25 @@ def plan_processing(
     except RequestError as exc:
         plan = None
         problems.append(Problem("process.input", str(exc)))
-    if problem := (
-        _elsewhere(services, options.output)
-        or services.processing_jobs.problem_with_output(options.output)
-    ):
+    try:
+        problem = problem_with_output(services, options.output)
+    except ForbiddenDataError as exc:
+        problem = str(exc)
+    if problem:
         problems.append(Problem("process.output", problem))
     return plan, problems
+
+
+def problem_with_output(services: Services, uri: str) -> str:
+    """Return why a job cannot write below a prefix, with the remedy, or an empty text.
+
+    Raises ForbiddenDataError if the caller may not list the prefix.
+    """
+    bucket = parse_input(uri).bucket
+    is_own = f"s3://{bucket}/" == services.objects.uri("")
+    if not is_own and (problem := services.objects.problem_with_bucket(bucket)):
+        return problem
+    return services.processing_jobs.problem_with_output(uri)
 
 
 def store_plan(services: Services, plan: JobPlan) -> list[Problem]:
@@ -104,10 +117,3 @@ def _plan(
         largest_bytes=largest_bytes,
     )
     return JobPlan(header=header, lines=tuple(lines))
-
-
-def _elsewhere(services: Services, uri: str) -> str:
-    bucket = parse_input(uri).bucket
-    if f"s3://{bucket}/" == services.objects.uri(""):
-        return ""
-    return services.objects.problem_with_bucket(bucket) or ""

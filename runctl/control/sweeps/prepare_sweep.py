@@ -73,7 +73,7 @@ def _create(services: SweepServices, execution: ExecutionStart, document: Any) -
         raise InvalidRequestError((*problems, *exc.problems)) from exc
     problems += problems_with_the_world(services, request)
     problems += _problems_with_session(services, request, name)
-    problems += check_inputs(services, request.staged_inputs)[0]
+    problems += check_inputs(services, request.staged_inputs, fields=request.input_fields)[0]
     deadline = request.sweep.deadline
     if deadline is not None and (problem := problem_with_deadline(deadline, services.clock.now())):
         problems.append(Problem("sweep.deadline", problem))

@@ -8,14 +8,15 @@ from runctl.model.service import Service
 from tests.cli.commands.test_aws_train import request_of
 from tests.cli.deployed import now
 
+CHECKPOINT = "s3://bucket/checkpoints/best.pt"
 # As the roadmap prints it, without the instance.
 ROADMAP = (
-    "aws", "serve", "--checkpoint", "s3://bucket/checkpoints/best.pt", "--port", "8080",
-    "--script", "train.py",
+    "aws", "serve", "--checkpoint", CHECKPOINT, "--port", "8080", "--script", "train.py",
 )  # fmt: skip
 
 
 def test_the_options_become_the_request_of_a_service(project, deployed, runctl):
+    deployed.put_data(CHECKPOINT)
     done = runctl(*ROADMAP, "--detach", "--name", "digits", "--probe-path", "/health")
     assert done.code == 0, done.stderr
     request = request_of(deployed, "digits")
@@ -24,7 +25,7 @@ def test_the_options_become_the_request_of_a_service(project, deployed, runctl):
         "kind": "serve",
         "script": "train.py",
         "serve": {
-            "checkpoint": "s3://bucket/checkpoints/best.pt",
+            "checkpoint": CHECKPOINT,
             "port": 8080,
             "probe_path": "/health",
         },
@@ -107,6 +108,7 @@ def test_connect_says_why_a_service_cannot_be_reached(deployed, runctl):
 
 
 def test_replicas_are_runs_of_their_own_with_instance_types_of_their_own(project, deployed, runctl):
+    deployed.put_data(CHECKPOINT)
     types = ",".join(f"m{number}.large" for number in (5, 6, 7)) + ",c5.large,c6i.large,r5.large"
     types = types.replace("m6.", "m6i.").replace("m7.", "m7i.")
     done = runctl(

@@ -67,7 +67,16 @@ PATHS = [
 OPTIONS = ("--checkpoint", "run:lm@100", "--test-data", "s3://data/test/")
 
 
-def test_an_evaluation_may_be_started_like_a_training(project, deployed, runctl):
+@pytest.fixture
+def trained(deployed):
+    """The run and the data that are evaluated."""
+    deployed.put_data("s3://data/test/")
+    deployed.begin("lm")
+    deployed.train("lm", 1)
+    deployed.commit("lm", 1, 100)
+
+
+def test_an_evaluation_may_be_started_like_a_training(project, deployed, trained, runctl):
     done = runctl("aws", "train", "--detach", "--name", "x", "train.py", "-v", *OPTIONS)
     request = request_of(deployed, "x")
     assert (request["kind"], request["evaluate"]) == ("evaluate", EVALUATION)
@@ -75,7 +84,9 @@ def test_an_evaluation_may_be_started_like_a_training(project, deployed, runctl)
     assert "this is an evaluation: runctl reads --checkpoint and --test-data" in done.stderr
 
 
-def test_the_options_of_an_evaluation_precede_or_follow_the_script(project, deployed, runctl):
+def test_the_options_of_an_evaluation_precede_or_follow_the_script(
+    project, deployed, trained, runctl
+):
     first = runctl("aws", "evaluate", "--detach", "--name", "x", *OPTIONS, "train.py", "-v")
     assert first.code == 0, first.stderr
     runctl("aws", "evaluate", "--detach", "--name", "y", "train.py", *OPTIONS, "-v")
@@ -112,7 +123,7 @@ def test_what_a_kind_of_run_needs_is_named_by_its_option(project, deployed, runc
     assert message in done.stderr
 
 
-def test_every_checkpoint_of_a_run_is_evaluated_by_a_switch(project, deployed, runctl):
+def test_every_checkpoint_of_a_run_is_evaluated_by_a_switch(project, deployed, trained, runctl):
     words = ("--checkpoint", "run:lm", "--every-checkpoint")
     runctl("aws", "evaluate", "--detach", "--name", "x", "train.py", *words)
     request = request_of(deployed, "x")
@@ -151,7 +162,9 @@ def test_a_dry_run_shows_the_exact_request_and_starts_nothing(project, deployed,
 
 def test_a_dry_run_says_that_no_session_could_be_limited_to_a_request(project, deployed, runctl):
     place = f"s3://{BUCKET}/runs/{'r' * 50}"
-    words = [f"--input=i{number}={place}{number}/outputs/x" for number in range(20)]
+    uris = [f"{place}{number}/outputs/x" for number in range(20)]
+    deployed.put_data(*uris)
+    words = [f"--input=i{number}={uri}" for number, uri in enumerate(uris)]
     done = runctl("aws", "train", "--dry-run", *words, "train.py")
     assert (done.code, deployed.executions()) == (2, [])
     assert "inputs: the session of the run cannot name 21 objects of other runs" in done.stderr

@@ -70,6 +70,7 @@ def test_data_is_processed_in_the_image_that_a_training_would_have(
     training, deployed, runctl, options, docker
 ):
     write(training, "Dockerfile")
+    deployed.put_data("s3://data/raw/")
     words = (*DATA, *options, "training/train.py")
     done = runctl("aws", "process", "--dry-run", "--json", *words)
     assert done.code == 0, done.stderr

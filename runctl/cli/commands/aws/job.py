@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runctl.cli.commands.aws.data_checks import problems_with_data
 from runctl.cli.commands.aws.docker_choice import (
     LOCAL,
     DockerChoice,
@@ -27,6 +28,7 @@ from runctl.cli.project.folder import check_project_folder
 from runctl.cli.project.scan import Project, check_command, locate_script, scan_project
 from runctl.model.errors import InvalidRequestError, Problem
 from runctl.model.image_reference import parse_image_reference
+from runctl.model.request import RunRequest
 from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 from runctl.policy.images import problem_with_images
 from runctl.policy.platforms import choose_platform, types_for
@@ -192,6 +194,8 @@ def check_against_deployment(job: Job, cloud: Cloud) -> None:
     problem = problem_with_images(types, own_images=cloud.fleet.own_images)
     if problem := problem or cloud.fleet.problem_with_types(types):
         raise InvalidRequestError((Problem("instance_types", problem),))
+    if problems := tuple(problems_with_data(RunRequest.from_stored(job.request), cloud)):
+        raise InvalidRequestError(problems)
     if cloud.ledger.find_run(job.name) is not None:
         problem = (
             f"a run {job.name!r} exists already; choose another name, or continue it with "
