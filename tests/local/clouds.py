@@ -173,14 +173,14 @@ class Cloud:
         found: dict[str, Any] = got["Reservations"][0]["Instances"][0]
         return found
 
-    def function(self, code: str, *, role: str | None = None) -> str:
+    def function(self, code: str, *, role: str | None = None, **files: bytes) -> str:
         """Create a Lambda function from a module with a `handler`, and return its ARN."""
         made = self.client("lambda").create_function(
             FunctionName=unique("function"),
             Runtime="python3.12",
             Handler="main.handler",
             Role=role or self.role(),
-            Code={"ZipFile": packed(code)},
+            Code={"ZipFile": packed(code, **files)},
             Timeout=30,
         )
         arn: str = made["FunctionArn"]

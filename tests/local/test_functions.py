@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.local.clouds import Cloud, eventually, packed
@@ -65,3 +66,28 @@ def test_an_update_is_served_and_the_code_before_it_is_removed(cloud: Cloud) -> 
     lambda_.update_function_code(FunctionName=function, ZipFile=packed(code))
     assert invoke(cloud, function) == "updated"
     eventually(lambda: not Path(old).exists())
+
+
+@pytest.mark.parametrize("name", ["jmespath", "botocore"])
+def test_a_part_of_the_sdk_that_the_code_brings_is_the_one_it_imports(
+    cloud: Cloud, name: str
+) -> None:
+    code = f"import {name}\ndef handler(event, context):\n    return {name}.OWN\n"
+    function = cloud.function(code, **{f"{name}.py": b"OWN = 'brought'\n"})
+    assert invoke(cloud, function) == "brought"
+
+
+def test_functions_do_not_draw_the_same_random_numbers(cloud: Cloud) -> None:
+    code = "import random\ndef handler(event, context):\n    return random.random()\n"
+    assert invoke(cloud, cloud.function(code)) != invoke(cloud, cloud.function(code))
+
+
+def test_functions_start_again_after_the_process_that_forks_them_was_killed(cloud: Cloud) -> None:
+    running = cloud.function(COUNTING)
+    _, process, _ = invoke(cloud, running)
+    forking = psutil.Process(process).parent()
+    assert forking is not None
+    assert forking.ppid() == cloud.endpoint.pid
+    forking.kill()
+    assert invoke(cloud, cloud.function(COUNTING))[0] == 1
+    assert invoke(cloud, running)[:2] == [2, process]

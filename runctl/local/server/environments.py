@@ -20,6 +20,7 @@ from typing import Any
 from ministack.core import lambda_runtime
 
 from runctl.local.core.interpreter import base_python
+from runctl.local.server.forks import ForkedProcess, ForkServer
 
 # What AWS's Python runtimes offer besides the standard library.
 _RUNTIME_MODULES = (
@@ -40,6 +41,7 @@ class Code:
         self.folder = Path(tempfile.mkdtemp(prefix="function-"))
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             packed.extractall(self.folder)
+        self.brought = [path.stem for path in self.folder.iterdir()]
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
@@ -103,15 +105,19 @@ def install(home: Path) -> None:
             raise RuntimeError("ministack reports exceptions of handlers in another way")
         return base_python(), script.replace(_FATAL, _ANSWERED)
 
-    def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    forks = ForkServer(modules)
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[str] | ForkedProcess:
         code = _code.get(None)
         if code is None:
             return subprocess.Popen(command, **options)
         folder = Path(options["cwd"])
         folder.rmdir()
         folder.symlink_to(code.folder)
-        options["env"] |= {"PYTHONPATH": str(modules), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.Popen([command[0], "-S", *command[1:]], **options)
+        environment = options["env"] | {"PYTHONDONTWRITEBYTECODE": "1"}
+        return forks.start(
+            command[-1], folder=folder, environment=environment, brought=code.brought
+        )
 
     lambda_runtime._worker_class_for = worker_class_for
     lambda_runtime._detect_runtime_binary = detect_runtime
