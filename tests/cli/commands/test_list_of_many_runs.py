@@ -1,31 +1,42 @@
 """`runctl list` of fifty runs: a constant number of requests, and runs of an earlier version."""
 
+import json
 from collections import Counter
 from datetime import timedelta
 
 import pytest
 from botocore.client import BaseClient
 
+from runctl.aws.attributes import text_of
 from runctl.model.identity import run_key
 from runctl.model.outcome import OutcomeKind
 from tests.cli.deployed import TABLE, Deployed, now
 
 RUNS = 50
+FIRST = "run-00"
 
 
 @pytest.fixture(scope="module")
 def filled(moto_server: str) -> Deployed:
     """Runs with two attempts each, of which one was interrupted.
 
-    Storing them takes longer than all tests of the file, which restore what they change.
+    All are copies of the first, since to write them by the ledger takes longer than all tests of
+    the file, which restore what they change.
     """
-    deployed = Deployed(moto_server).deploy_anew()
-    for number in range(RUNS):
-        run_id = f"run-{number:02}"
-        deployed.begin(run_id, at=now() - timedelta(hours=number))
-        deployed.train(run_id, 1)
-        deployed.end_attempt(run_id, 1, OutcomeKind.INTERRUPTED)
-        deployed.train(run_id, 2)
+    deployed, newest = Deployed(moto_server).deploy_anew(), now()
+    deployed.begin(FIRST, at=newest)
+    deployed.train(FIRST, 1)
+    deployed.end_attempt(FIRST, 1, OutcomeKind.INTERRUPTED)
+    deployed.train(FIRST, 2)
+    table = deployed.clients.get("dynamodb")
+    stored = json.dumps(table.scan(TableName=TABLE)["Items"])
+    begun = text_of(newest)
+    assert begun in stored
+    for number in range(1, RUNS):
+        copied = stored.replace(FIRST, f"run-{number:02}")
+        earlier = text_of(newest - timedelta(hours=number))
+        for item in json.loads(copied.replace(begun, earlier)):
+            table.put_item(TableName=TABLE, Item=item)
     return deployed
 
 
