@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ from runctl.agent.prepare.installer import Tools
 from runctl.agent.runtime.environment import base_environment, has_bytecode
 from runctl.agent.runtime.host_runtime import HostRuntime
 from runctl.agent.runtime.ports import Contract
+from runctl.agent.runtime.systemd_scope import CONTROL_GROUP
 from runctl.agent.runtime.trainer_user import (
     COMPILER,
     TrainerUser,
@@ -263,6 +265,46 @@ def test_container_of_somebody_else_with_the_same_number_goes_on(user: TrainerUs
         theirs.stdout.readline()
         assert end_processes(user) == 0
         assert is_alive(theirs.pid)
+        theirs.kill()
+
+
+@pytest.fixture
+def machine_in_a_container() -> Iterator[Path]:
+    """Return the control group of a container in which a whole machine runs, slice and all."""
+    beside = Path("/sys/fs/cgroup/unified")  # of the controllers of version 1
+    mount = beside if beside.is_dir() else Path("/sys/fs/cgroup")
+    group = mount / f"runctl-test-{os.getpid()}"
+    inner = group.joinpath(CONTROL_GROUP.lstrip("/"), "container")
+    try:
+        inner.mkdir(parents=True)
+    except OSError as exc:
+        pytest.skip(f"no control group can be made here: {exc}")
+    yield group
+    for folder in (inner, *inner.parents):
+        if folder.is_relative_to(group):
+            wait_until(partial(is_removed, folder))
+
+
+def is_removed(group: Path) -> bool:
+    with contextlib.suppress(OSError):  # what was killed takes a moment to be gone
+        group.rmdir()
+    return not group.exists()
+
+
+def test_machine_in_a_container_is_not_ours_although_it_has_the_same_user_and_slice(
+    user: TrainerUser, machine_in_a_container: Path
+) -> None:
+    script = f"import os, time; os.setresuid(*[{user.uid}] * 3); print(flush=True); time.sleep(600)"
+    entered = machine_in_a_container.joinpath(CONTROL_GROUP.lstrip("/"), "container/cgroup.procs")
+    words = ["unshare", "--mount", "sh", "-c", f'echo $$ >{entered}; exec "$@"', "-"]
+    with subprocess.Popen([*words, PYTHON, "-c", script], stdout=subprocess.PIPE) as theirs:
+        assert theirs.stdout is not None
+        theirs.stdout.readline()
+        assert end_processes(user) == 0
+        assert is_alive(theirs.pid)
+        # As it sees itself.
+        seen = f"/{machine_in_a_container.name}{CONTROL_GROUP}"
+        assert processes.of_user(user.uid, control_group=seen) == [theirs.pid]
         theirs.kill()
 
 
@@ -586,7 +628,7 @@ def test_package_is_built_by_the_user_and_its_environment_kept_from_it(
     environments.finish(60)
     facts = (user.home / "facts").read_text()
     assert facts == f"{user.uid} True {user.home}", printed()
-    assert processes.of_user(user.uid, control_group="no.slice") == []
+    assert processes.of_user(user.uid, control_group="/no.slice") == []
     assert {path.lstat().st_uid for path in (target, *target.rglob("*"))} == {0}
     assert run_as(user, str(target / "bin/python"), "-c", "import greeter; print(greeter.WORD)")
     (module,) = target.glob("lib/*/site-packages/greeter.py")

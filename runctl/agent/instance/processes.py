@@ -139,7 +139,7 @@ def end_leftovers(marker: str) -> list[int]:
 def of_user(uid: int, *, control_group: str) -> list[int]:
     """Return the living processes of a user that see our files, or are below a control group.
 
-    The others with its number are in containers which are not ours.
+    The others with its number are in containers which are not ours, or on a machine that is one.
     """
     return [
         pid
@@ -160,7 +160,9 @@ def _has_user(pid: int, uid: int) -> bool:
 
 def _is_below(pid: int, control_group: str) -> bool:
     with contextlib.suppress(OSError):
-        return f"/{control_group}/" in (PROC / str(pid) / "cgroup").read_text()
+        lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
+        # From the root: a machine in a container has a group of the same name, somewhere below.
+        return any(line.split(":", 2)[2].startswith(f"{control_group}/") for line in lines)
     return False
 
 

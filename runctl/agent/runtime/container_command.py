@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runctl.agent.instance.as_user import OOM_SCORE
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
-from runctl.agent.runtime.systemd_scope import SLICE
+from runctl.agent.runtime.systemd_scope import CONTROL_GROUP, SLICE
 
 MIB = 1 << 20
 # What the agent, the engine and the kernel keep of the machine's memory.
@@ -44,8 +44,8 @@ class MachineFacts:
 
 def cgroup_parent(driver: str) -> str:
     """Return the slice of trainers as a driver of control groups names it."""
-    # systemd's driver puts `a-b.slice` below `a.slice` itself; the other takes a path.
-    return SLICE if driver == "systemd" else f"/{SLICE.partition('-')[0]}.slice/{SLICE}"
+    # systemd's driver knows where the slice is; the other takes a path.
+    return SLICE if driver == "systemd" else CONTROL_GROUP
 
 
 def create_words(

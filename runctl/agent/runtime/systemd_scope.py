@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 SLICE = "runctl-trainer.slice"
+# systemd puts `a-b.slice` below `a.slice`.
+CONTROL_GROUP = f"/{SLICE.partition('-')[0]}.slice/{SLICE}"
 AGENT_UNIT = "runctl-agent.service"
 
 

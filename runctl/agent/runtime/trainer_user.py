@@ -20,7 +20,7 @@ from runctl.agent.instance.left_ipc import remove_ipc_of
 from runctl.agent.instance.left_records import remove_records_of
 from runctl.agent.instance.ownership import give_to, remove_files_of
 from runctl.agent.instance.settings import Paths, Settings
-from runctl.agent.runtime.systemd_scope import SLICE, scope
+from runctl.agent.runtime.systemd_scope import CONTROL_GROUP, scope
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 
@@ -160,7 +160,7 @@ def end_processes(user: TrainerUser | None) -> int:
     """
     if user is None:
         return 0
-    killed = processes.end_all(lambda: processes.of_user(user.uid, control_group=SLICE))
+    killed = processes.end_all(lambda: processes.of_user(user.uid, control_group=CONTROL_GROUP))
     return len(killed.pids)
 
 
