@@ -150,21 +150,7 @@ def test_the_folder_of_a_foreign_process_is_saved_when_its_machine_is_reclaimed(
     assert "lacks s3:PutObject" in refused
     # Another policy than that of the deployment.
     assert "attach-role-policy" not in refused
-    # As the owner of a machine does for its role.
-    monitors = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"],
-                "Resource": f"arn:aws:s3:::{bucket}/{prefix}/*",
-            },
-            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"},
-        ],
-    }
-    testbed.clients.get("iam").put_role_policy(
-        RoleName=role, PolicyName="monitors", PolicyDocument=json.dumps(monitors)
-    )
+    permit_monitoring(testbed, role, prefix)
 
     told = json.loads(
         runctl(
@@ -176,15 +162,8 @@ def test_the_folder_of_a_foreign_process_is_saved_when_its_machine_is_reclaimed(
     assert told["checkpoint_dir"].endswith("/home/checkpoints")
     wait_for(lambda: saved(testbed, prefix), "a first checkpoint")
 
-    testbed.cloud.interrupt(machine, notice_seconds=45)
-    testbed.cloud.wait_for_state(machine, "terminated")
-    newest = saved(testbed, prefix)
-    assert newest is not None
-    root = Path(testbed.cloud.instance(machine)["root"])
-    assert "asked to stop: saved step" in (root / "home/out").read_text()
-    key = f"{prefix}/{newest['checkpoint']}/state.bin"
-    stored = testbed.clients.get("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-    assert stored == (root / "home/checkpoints/state.bin").read_bytes()
+    home = Path(testbed.cloud.instance(machine)["root"], "home")
+    reclaim_and_compare(testbed, machine, prefix, home)
 
 
 def saved(testbed: Testbed, prefix: str) -> dict | None:
@@ -208,6 +187,38 @@ def foreign_spot_machine(testbed: Testbed, new_name):
     machine, role = launch_foreign(testbed, new_name(), market="spot")
     yield machine, role
     testbed.clients.get("ec2").terminate_instances(InstanceIds=[machine])
+
+
+def permit_monitoring(testbed: Testbed, role: str, prefix: str) -> None:
+    """Permit what a monitor needs, as the owner of a machine does for its role."""
+    bucket = testbed.deployment.bucket
+    monitors = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"],
+                "Resource": f"arn:aws:s3:::{bucket}/{prefix}/*",
+            },
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"},
+        ],
+    }
+    testbed.clients.get("iam").put_role_policy(
+        RoleName=role, PolicyName="monitors", PolicyDocument=json.dumps(monitors)
+    )
+
+
+def reclaim_and_compare(testbed: Testbed, machine: str, prefix: str, home: Path) -> None:
+    """Reclaim a machine; what its owner's program saved at last, in its home, is stored."""
+    testbed.cloud.interrupt(machine, notice_seconds=45)
+    testbed.cloud.wait_for_state(machine, "terminated")
+    newest = saved(testbed, prefix)
+    assert newest is not None
+    assert "asked to stop: saved step" in (home / "out").read_text()
+    stored = testbed.clients.get("s3").get_object(
+        Bucket=testbed.deployment.bucket, Key=f"{prefix}/{newest['checkpoint']}/state.bin"
+    )
+    assert stored["Body"].read() == (home / "checkpoints/state.bin").read_bytes()
 
 
 def launch_foreign(testbed: Testbed, name: str, *, market: str) -> tuple[str, str]:

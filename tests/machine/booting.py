@@ -16,6 +16,7 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from runctl.local.ec2.relay import Relay
 from runctl.local.guest import network_namespaces
@@ -41,14 +42,16 @@ class Machine:
         metadata_url: str,
         shared: Sequence[Path],
         memory_bytes: int = 0,
+        network: dict[str, Any] | None = None,
     ) -> None:
         self._id, self._folder, self._memory_bytes = instance_id, folder, memory_bytes
         self._endpoint_port, self._metadata_url = endpoint_port, metadata_url
         self._shared = shared
         self._images = folder / "images"
         self._groups = ControlGroups(instance_id)
-        self._relays: list[Relay | MetadataRelay] = []
+        self._relays: list[Relay] = []
         self._network: int | None = None
+        self._joined = network
         self._process: asyncio.subprocess.Process | None = None
 
     def mount(self) -> None:
@@ -65,6 +68,7 @@ class Machine:
 
     async def boot(self) -> None:
         """Boot it, and wait until its units have started or it has ended."""
+        self._write_names()
         network = await self._make_network()
         groups = self._groups.create(memory_bytes=self._memory_bytes)
         enter = "".join(f'echo $$ >"{group}/cgroup.procs"; ' for group in groups)
@@ -99,16 +103,28 @@ class Machine:
         while self._process.returncode is None and not await self._is_running():
             await asyncio.sleep(0.1)
 
+    def _write_names(self) -> None:
+        """Give a machine in a network the name of its address, as on EC2."""
+        if self._joined is not None:
+            name, address = self._joined["host_name"], self._joined["address"]
+            settings = self._folder / "root/etc"
+            (settings / "hostname").write_text(f"{name}\n")
+            hosts = f"127.0.0.1 localhost\n{address} {name} {name.partition('.')[0]}\n"
+            (settings / "hosts").write_text(hosts)
+
     async def _make_network(self) -> int:
         """Make a network: a new one for each boot, since the rules of the old one would survive."""
         await self._leave_network()
-        self._network = network = network_namespaces.create()
+        if self._joined is None:
+            self._network = network = network_namespaces.create()
+            await self._offer(Relay(self._endpoint_port), ("127.0.0.1", self._endpoint_port))
+        else:  # by the local cloud, with a relay of the endpoint in it
+            self._network = network = self._joined["namespace"]
         network_namespaces.configure(network, f"addr add {metadata.ADDRESS[0]}/32 dev lo")
-        await self._offer(Relay(self._endpoint_port), ("127.0.0.1", self._endpoint_port))
         await self._offer(MetadataRelay(self._metadata_url), metadata.ADDRESS)
         return network
 
-    async def _offer(self, relay: Relay | MetadataRelay, address: tuple[str, int]) -> None:
+    async def _offer(self, relay: Relay, address: tuple[str, int]) -> None:
         """Listen in the machine's network; the connections are forwarded in this one."""
         assert self._network is not None
         listener = network_namespaces.within(
@@ -150,7 +166,8 @@ class Machine:
         """Wait until it is off; return whether it has to be booted again."""
         if self._process is None:
             return False
-        return await self._process.wait() == _REBOOT
+        # The local cloud's network has only one boot: the rules would survive in it.
+        return await self._process.wait() == _REBOOT and self._joined is None
 
     async def power_off(self, grace_seconds: float) -> None:
         """Shut it down in an orderly way, at most so long, then pull the plug."""

@@ -48,6 +48,7 @@ class Supervisor:
             metadata_url=environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"],
             shared=[self._root],
             memory_bytes=int(environment.get("RUNCTL_MACHINE_MEMORY", "0")),
+            network=description["network"],
         )
         self._environment = {
             name: value for name, value in environment.items() if name not in _OF_PROCESSES

@@ -8,78 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from urllib.parse import urlsplit
+
+from runctl.local.ec2.relay import Relay
 
 ADDRESS = ("169.254.169.254", 80)
 
 
-class MetadataRelay:
+class MetadataRelay(Relay):
     """Forwards requests to the metadata service of an instance, at a URL with a path."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._port, self._path = parts.port, parts.path.rstrip("/").encode()
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        super().__init__(parts.port or 0)
+        self._path = parts.path.rstrip("/").encode()
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept connections of a socket that listens in the machine's network."""
-        self._server = await asyncio.start_server(self._accept, sock=listener)
+    async def send_requests(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Forward the requests of a client, with the path before theirs."""
+        with contextlib.suppress(asyncio.IncompleteReadError, ValueError):
+            while await self._pass_request(source, sink):
+                pass
+        sink.write_eof()
 
-    async def stop(self) -> None:
-        """Close the socket and every connection."""
-        if self._server:
-            self._server.close()
-        for connection in list(self._connections):
-            connection.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._forward(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError):
-            answers, requests = await asyncio.open_connection("127.0.0.1", self._port)
-            answering = asyncio.ensure_future(_pump(answers, writer))
-            try:
-                while await self._pass_request(reader, requests):
-                    pass
-                await answering
-            finally:
-                answering.cancel()
-                requests.close()
-        writer.close()
-
-    async def _pass_request(
-        self, reader: asyncio.StreamReader, requests: asyncio.StreamWriter
-    ) -> bool:
-        method, _, rest = (await reader.readline()).partition(b" ")
+    async def _pass_request(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> bool:
+        """Forward one request; return whether there was one."""
+        method, _, rest = (await source.readline()).partition(b" ")
         if not rest:
-            with contextlib.suppress(OSError):
-                requests.write_eof()
             return False
-        requests.write(method + b" " + self._path + rest)
+        sink.write(method + b" " + self._path + rest)
         length = 0
-        while (line := await reader.readline()).strip():
+        while (line := await source.readline()).strip():
             name, _, value = line.partition(b":")
             if name.lower() == b"content-length":
                 length = int(value)
-            requests.write(line)
-        requests.write(line)
-        requests.write(await reader.readexactly(length))
-        await requests.drain()
+            sink.write(line)
+        sink.write(line)
+        sink.write(await source.readexactly(length))
+        await sink.drain()
         return True
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-        sink.close()

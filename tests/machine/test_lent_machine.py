@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.e2e.test_existing_instances import EXAMPLES, TRAINER, Program, launch_foreign, saved
+from tests.e2e.test_existing_instances import (
+    EXAMPLES,
+    TRAINER,
+    Program,
+    launch_foreign,
+    permit_monitoring,
+    reclaim_and_compare,
+    saved,
+)
 from tests.e2e.test_existing_instances import start_theirs as start_of_its_owner
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 from tests.machine.machines import Machine, MachineRun, Machines, only_in_test_machine
@@ -210,20 +217,7 @@ def monitor_until_it_is_reclaimed(
 ) -> None:
     testbed = machines.testbed
     bucket, prefix = testbed.deployment.bucket, f"runs/{machines.new_name()}/theirs"
-    monitors = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"],
-                "Resource": f"arn:aws:s3:::{bucket}/{prefix}/*",
-            },
-            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"},
-        ],
-    }
-    testbed.clients.get("iam").put_role_policy(
-        RoleName=role, PolicyName="monitors", PolicyDocument=json.dumps(monitors)
-    )
+    permit_monitoring(testbed, role, prefix)
     pid = start_of_its_owner(testbed, machine.instance_id)
     runctl(
         "aws", "spot-monitor", machine.instance_id, "--auto-save-checkpoint",
@@ -231,12 +225,4 @@ def monitor_until_it_is_reclaimed(
     )  # fmt: skip
     assert machine.run("systemctl", "is-active", "runctl-monitor") == "active"
     wait_for(lambda: saved(testbed, prefix), "a first checkpoint")
-    testbed.cloud.interrupt(machine.instance_id, notice_seconds=45)
-    testbed.cloud.wait_for_state(machine.instance_id, "terminated")
-    newest = saved(testbed, prefix)
-    assert newest is not None
-    folder = machine.overlay / "home"
-    assert "asked to stop: saved step" in (folder / "out").read_text()
-    key = f"{prefix}/{newest['checkpoint']}/state.bin"
-    stored = testbed.clients.get("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-    assert stored == (folder / "checkpoints/state.bin").read_bytes()
+    reclaim_and_compare(testbed, machine.instance_id, prefix, machine.overlay / "home")

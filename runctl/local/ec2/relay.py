@@ -70,7 +70,7 @@ class Relay:
         answers, requests = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             directions = {
-                asyncio.ensure_future(self._pump(reader, requests)),
+                asyncio.ensure_future(self.send_requests(reader, requests)),
                 asyncio.ensure_future(self._pump(answers, writer)),
             }
             try:
@@ -80,6 +80,10 @@ class Relay:
                     direction.cancel()
         finally:
             requests.close()
+
+    async def send_requests(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        """Forward what a client sends, as it is."""
+        await self._pump(source, sink)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(_CHUNK_BYTES):
