@@ -153,7 +153,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=25
 # machine has cores. Real processes under that load can miss a time limit: up to eight tests that failed
 # are run once more, alone; tests/plugins/reruns.py names them at the end.
 test: setup build/frameworks/.installed system-packages  ## all tests, the end-to-end ones included
-	$(PYTEST) -n 4 || \
+	RUNCTL_UNUSED_PERMISSIONS=fail $(PYTEST) -n 4 || \
 	$(PYTEST) -p tests.plugins.reruns --last-failed --last-failed-no-failures none
 
 # A kernel that runs as a process, for one file of tests; Debian has it for these processors only.

@@ -144,6 +144,12 @@ class LocalCloudClient:
             "POST", "event", {"detail_type": detail_type, "detail": detail, "resource": resource}
         )
 
+    def make_objects_older(self, bucket: str, prefix: str, *, days: float) -> int:
+        """Date the objects with a prefix back; return how many there are."""
+        asked = {"bucket": bucket, "prefix": prefix, "older_by_days": days}
+        found: int = self._call("POST", "objects", asked)["objects"]
+        return found
+
     def instances(self) -> list[Json]:
         """List every instance since the local cloud started, with its tags, root and reason."""
         return self._list("instances")

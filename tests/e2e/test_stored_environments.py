@@ -1,11 +1,15 @@
 """Environments in the bucket: built once, pinned to the run, and replaced by nobody."""
 
-from datetime import timedelta
+import hashlib
+import json
 
 import pytest
 
-from runctl.control.prune_environments import prune_environments
+from runctl.aws.environments import EnvironmentStore
+from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.identity import ENVIRONMENTS
 from runctl.model.outcome import RunStatus
+from runctl.model.stored_environment import StoredEnvironment
 from runctl.report.environment_list import read_environments
 from tests.agent.packages import make_wheel
 from tests.e2e.testbed import Testbed, wait_for
@@ -54,6 +58,38 @@ def stored_keys(testbed: Testbed, prefix: str = "") -> list[str]:
     return [each.key for each in testbed.environment_catalog.objects(prefix)]
 
 
+def make_older(testbed: Testbed, *, days: int) -> None:
+    bucket = testbed.deployment.bucket
+    assert testbed.cloud.make_objects_older(bucket, ENVIRONMENTS, days=days) > 0
+
+
+def store_unused(testbed: Testbed, fingerprint: str) -> list[str]:
+    """Store an environment of one file that no run uses; return its keys."""
+    before = stored_keys(testbed)
+    store = EnvironmentStore(testbed.clients.get("s3"), bucket=testbed.deployment.bucket)
+    content = fingerprint.encode()
+    part = Part(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    store.put_part(part, [content])
+    entry = Entry(
+        path="a.py", kind="file", mode=0o644, mtime_ns=0, size_bytes=len(content), parts=(part,)
+    )
+    manifest = Manifest(run_id="", step=None, attempt=1, taken_at="now", entries=(entry,))
+    digest = store.put_manifest(fingerprint, manifest)
+    store.make_current(fingerprint, StoredEnvironment(manifest=digest))
+    return [key for key in stored_keys(testbed) if key not in before]
+
+
+def prune(testbed: Testbed) -> set[str]:
+    """Let the deployed function prune, with its role, and return the environments it removed."""
+    event = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+    answer = testbed.clients.get("lambda").invoke(
+        FunctionName="runctl-prune_environments", Payload=json.dumps(event)
+    )
+    document = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, document
+    return set(document["removed"])
+
+
 def test_all_attempts_have_the_versions_of_the_first_though_the_index_and_the_store_changed(
     testbed: Testbed, new_name, index, tmp_path
 ):
@@ -70,9 +106,18 @@ def test_all_attempts_have_the_versions_of_the_first_though_the_index_and_the_st
     make_wheel(index, "mypkg", "2.0")
     testbed.interrupt(run_id, attempt=1)
     assert version_of(testbed, run_id, 2) == "version 1.0"
+    old = store_unused(testbed, "0" * 64)
+    make_older(testbed, days=31)
+    recent = store_unused(testbed, "1" * 64)
+    removed = prune(testbed)
+    assert "0" * 64 in removed
+    assert not {"1" * 64, entry.fingerprint} & removed
+    left = set(stored_keys(testbed))
+    assert len(old) == len(recent) == 3
+    assert not left & set(old)
+    assert left >= set(recent)
     # Pruning spares what an unfinished run uses, so the store loses it in another way.
-    pruned = prune_environments(testbed, keep=timedelta(0))
-    assert entry.fingerprint not in pruned.removed
+    assert any(run_id in key for key in left)
     testbed.environment_catalog.remove(stored_keys(testbed))
     testbed.interrupt(run_id, attempt=2)
     assert version_of(testbed, run_id, 3) == "version 1.0"
@@ -84,11 +129,13 @@ def test_all_attempts_have_the_versions_of_the_first_though_the_index_and_the_st
     gate.unlink()
     testbed.workflow.start_run(f"{run_id}-r2", {"run_id": run_id, "fresh_environment": True})
     assert version_of(testbed, run_id, 4) == "version 2.0"
+    wait_for(lambda: stored_keys(testbed, f"runs/{run_id}/"), "version 2.0 to be stored")
     gate.touch()
     testbed.wait_for_training_completion(run_id, execution=f"{run_id}-r2")
     wait_for(lambda: testbed.run(run_id).is_settled, "the end to be announced")
-    prune_environments(testbed, keep=timedelta(0))
-    assert not [key for key in stored_keys(testbed) if run_id in key]
+    make_older(testbed, days=31)
+    prune(testbed)
+    assert stored_keys(testbed) == []
 
 
 def test_an_environment_that_was_built_in_advance_is_fetched_by_the_run_that_needs_it(

@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from runctl.local.core import catalog, iam, records
@@ -19,6 +20,7 @@ from runctl.local.core.used_permissions import UsedPermissions
 from runctl.local.ec2 import disks
 from runctl.local.ec2.faults import Faults
 from runctl.local.ec2.instances import Instances
+from runctl.local.s3 import objects
 from runctl.local.server import functions
 from runctl.local.ssm.sessions import Sessions
 
@@ -81,6 +83,7 @@ class Admin:
             ("POST", "maintenance"): self._schedule,
             ("POST", "maintenance/cancel"): self._cancel,
             ("POST", "event"): self._event,
+            ("POST", "objects"): self._make_older,
             ("GET", "instances"): lambda _: [_shown(instance) for instance in instances.all()],
             ("GET", "session"): lambda query: sessions.describe(query["id"], query["token"]),
             ("GET", "events"): lambda query: journal.since(int(query.get("since", 0))),
@@ -206,6 +209,11 @@ class Admin:
         self._instances.bus.publish(detail_type, detail, resource=payload.get("resource", ""))
         return {}
 
+    def _make_older(self, payload: Payload) -> Payload:
+        days = _number("older_by_days", payload["older_by_days"], above_zero=True)
+        bucket, prefix = str(payload["bucket"]), str(payload["prefix"])
+        return {"objects": objects.make_older(bucket, prefix, by=timedelta(days=days))}
+
 
 def _check_names(method: str, path: str, payload: Payload) -> None:
     """Refuse unknown and missing fields of a request."""
@@ -231,6 +239,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "maintenance": (("instance_id", "in_seconds"), ("code",)),
     "maintenance/cancel": (("instance_id", "event_id"), ()),
     "event": (("detail_type", "detail"), ("resource",)),
+    "objects": (("bucket", "prefix", "older_by_days"), ()),
     "session": (("id", "token"), ()),
     "events": ((), ("since",)),
     "calls": ((), ("since",)),
