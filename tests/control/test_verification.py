@@ -240,17 +240,17 @@ def test_what_the_owner_lists_passes_if_it_is_there():
 @pytest.mark.parametrize(
     ("answers", "check", "why"),
     [
-        ({"bucket_region": None}, "own buckets", "there is no such bucket"),
+        ({"bucket_region": None}, "own buckets", "the bucket does not exist"),
         ({"bucket_region": "eu-west-1"}, "own buckets", "it is in eu-west-1, the deployment in us"),
         (
             {"bucket_policy": {"Statement": [DENIAL]}},
             "own buckets",
             "denies s3:GetObject to prepare_run",
         ),
-        ({"secret": None}, "secrets", "there is no such secret"),
-        ({"parameter_key": None}, "secrets", "there is no such parameter"),
+        ({"secret": None}, "secrets", "the secret does not exist in this region"),
+        ({"parameter_key": None}, "secrets", "the parameter does not exist in this region"),
         ({"key": replace(KEY, state="PendingDeletion")}, "secrets", "the key is PendingDeletion"),
-        ({"key": None}, "secrets", "there is no such key"),
+        ({"key": None}, "secrets", "the key does not exist in this region"),
         (
             {"secret": "alias/other", "key": replace(KEY, arn="arn:other")},
             "secrets",
@@ -357,11 +357,19 @@ def test_every_role_is_asked_for_with_the_tags_of_a_run():
         assert context["aws:ResourceTag/runctl:deployment"] == ["runctl"]
 
 
+def test_a_denial_names_the_items_that_a_role_does_not_reach():
+    account = Account({"denied": [Denial(action="dynamodb:X", resource="t", decision="d")]})
+    facts = roles.facts_of(INSTALLED, [], [], "")
+    (finding,) = roles.check_role(account, "arn", "sessions of runs", facts, {})
+    assert "dynamodb:X on t with dynamodb:LeadingKeys: " in finding.why
+    assert "PrincipalTag" not in finding.why
+
+
 def test_roles_that_the_list_or_the_stacks_lack_are_named():
     known = dict.fromkeys(ROLE_CALLS, "x")
     assert roles.check_list(known) == []
     (missing,) = roles.check_list({name: "x" for name in known if name != "train"})
-    assert (missing.name, missing.why) == ("train", "the stacks have no such role")
+    assert (missing.name, missing.why) == ("train", "the stacks lack this role")
     (extra,) = roles.check_list({**known, "Odd": "x"})
     assert extra.name == "Odd"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runctl.local.client import LocalCloudClient
+from runctl.model.identity import RUN_TAG
 from runctl.model.role_calls import ROLE_CALLS
 from tests.e2e.role_use import stack_roles, unlisted, used_actions
 from tests.e2e.testbed import PROJECT, Testbed
@@ -275,6 +276,15 @@ def test_it_changes_nothing(testbed: Testbed) -> None:
     } == set()
 
 
+def machines_of_runs(testbed: Testbed) -> set[str]:
+    """Return the machines of runs that `verify --run` started; other tests' runs may go on."""
+    return {
+        each["instance_id"]
+        for each in testbed.cloud.instances()
+        if each["tags"].get(RUN_TAG, "").startswith("verify-")
+    }
+
+
 def steps(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(step["step"], step["state"]) for step in document["run"]["steps"]]
 
@@ -309,11 +319,11 @@ def test_a_run_is_interrupted_by_fis_and_completes(testbed: Testbed) -> None:
 
 
 def test_a_no_at_the_question_starts_nothing_and_the_checks_are_shown(testbed: Testbed) -> None:
-    before = len(testbed.cloud.instances())
+    before = machines_of_runs(testbed)
     document = verify(testbed, "--run", answer="n", code=0)
     assert (document["run"], document["failed"]) == (None, 0)
     assert document["passed"] > 0
-    assert len(testbed.cloud.instances()) == before
+    assert machines_of_runs(testbed) == before
 
 
 def test_without_permission_for_fis_the_run_is_stopped(testbed: Testbed) -> None:
@@ -406,10 +416,10 @@ def test_a_run_that_ends_otherwise_is_a_failure_with_the_reason(testbed: Testbed
 
 def test_nothing_is_run_if_a_check_has_failed(testbed: Testbed) -> None:
     testbed.cloud.set_knobs(vcpu_quotas={SPOT_STANDARD: 0})
-    before = len(testbed.cloud.instances())
+    before = machines_of_runs(testbed)
     document = verify(testbed, "--run", "--yes", code=1)
     assert document["run"] is None
-    assert len(testbed.cloud.instances()) == before
+    assert machines_of_runs(testbed) == before
 
 
 def test_the_list_has_every_action_that_roles_used(testbed: Testbed, new_name: Any) -> None:

@@ -46,7 +46,7 @@ def verify(
         check_before(cloud, yes=yes)
     installed = _installed(cloud.deployment)
     account = AwsDeployedAccount(cloud.clients, installed.name)
-    with invocation.output.spinner("verifying the deployment") as update:
+    with invocation.output.spinner("verifying the deployment", is_brief=True) as update:
         results = Verification(account, installed, cloud.clock.now()).run(update)
     counts = Counter(result.state for result in results)
     document, page = _document(results, counts), _page(results, counts)

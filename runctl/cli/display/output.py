@@ -80,10 +80,10 @@ class Output:
             yield lambda done: bar.advance(task, done)
 
     @contextlib.contextmanager
-    def spinner(self, what: str) -> Iterator[Callable[[str], None]]:
+    def spinner(self, what: str, *, is_brief: bool = False) -> Iterator[Callable[[str], None]]:
         """Show what a command waits for; yields a function that changes the text.
 
-        Where stderr is not a terminal, each text is printed once.
+        Where stderr is not a terminal, each text is printed once; if `is_brief`, only the first.
         """
         if self.stderr.is_terminal:
             with self.stderr.status(what) as status:
@@ -93,7 +93,7 @@ class Output:
         self.note(what)
 
         def update(text: str) -> None:
-            if text not in printed:
+            if not is_brief and text not in printed:
                 printed.add(text)
                 self.note(text)
 

@@ -102,7 +102,7 @@ class DeployedAccount(Protocol):
         ...
 
     def bucket_region(self, bucket: str) -> str | None:
-        """Return the region of a bucket; None if there is no such bucket."""
+        """Return the region of a bucket; None if it does not exist."""
         ...
 
     def bucket_policy(self, bucket: str) -> Mapping[str, Any] | None:
@@ -110,11 +110,11 @@ class DeployedAccount(Protocol):
         ...
 
     def secret(self, name: str) -> str | None:
-        """Return the key of a secret, empty for the usual one; None if there is no such secret."""
+        """Return the key of a secret, empty for the usual one; None if it does not exist."""
         ...
 
     def parameter_key(self, name: str) -> str | None:
-        """Return the key of a parameter, empty without; None if there is no such parameter."""
+        """Return the key of a parameter, empty without; None if it does not exist."""
         ...
 
     def key(self, name: str) -> EncryptionKey | None:

@@ -183,7 +183,8 @@ def check_quota(account: DeployedAccount, quota: VcpuQuota, region: str) -> list
         f"request more vCPUs at {quota.console(region)}, or allow only other types "
         "(`allowed_instance_types` in the CDK context)"
     )
-    return [_finding(quota.name, "the account may launch none of these instances", advice)]
+    why = "the quota is 0 vCPUs: the account may launch none of these instances"
+    return [_finding(quota.name, why, advice)]
 
 
 def check_spot_role(account: DeployedAccount, launcher: str, own_account: str) -> list[Finding]:
@@ -196,7 +197,7 @@ def check_spot_role(account: DeployedAccount, launcher: str, own_account: str) -
     if not account.denied(launcher, [action], [arn], context):
         return []
     advice = "run `aws iam create-service-linked-role --aws-service-name spot.amazonaws.com`"
-    why = "the account has no such role for Spot requests, and launches may not create it"
+    why = "the account lacks this role for Spot requests, and launches may not create it"
     return [_finding(SPOT_ROLE, why, advice)]
 
 

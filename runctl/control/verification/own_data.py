@@ -22,7 +22,7 @@ def check_own_bucket(
     region = account.bucket_region(bucket)
     if region is None:
         advice = f"create it in {installed.region}, or remove it from `{listed}`, and deploy again"
-        return [Finding(name=bucket, why="there is no such bucket", advice=advice)]
+        return [Finding(name=bucket, why="the bucket does not exist", advice=advice)]
     if region != installed.region:
         why = f"it is in {region}, the deployment in {installed.region}"
         advice = f"copy what runs need to {installed.region}, and list that bucket in `{listed}`"
@@ -99,4 +99,4 @@ def _problems_with_key(
 
 def _missing(name: str, noun: str, listed: str) -> Finding:
     advice = f"create it, or remove it from `{listed}` in the CDK context, and deploy again"
-    return Finding(name=name, why=f"there is no such {noun} in this region", advice=advice)
+    return Finding(name=name, why=f"the {noun} does not exist in this region", advice=advice)

@@ -18,6 +18,7 @@ _ROLE = "AWS::IAM::Role"
 _AWS_KEY = "alias/aws/ebs"
 _AGENT_URI = re.compile(r"RUNCTL_AGENT_URI='s3://(?P<path>[^']+)'")
 _MAX_SHOWN = 5
+_TAG = "aws:PrincipalTag/"
 _REMEDY = (
     "run `cdk deploy --all` of this version; if its policies are there, a permissions boundary or "
     "an organization's policy denies it"
@@ -29,20 +30,25 @@ def check_role(
     account: DeployedAccount, arn: str, name: str, facts: Facts, context: Facts
 ) -> list[Finding]:
     """Return a finding for a role that lacks permissions."""
-    denied: list[Denial] = []
+    denied: list[str] = []
     for actions, resources, conditions in _grouped(ROLE_CALLS[name], facts):
         asked = {**context, **{key: [value] for key, value in conditions.items()}}
-        denied += account.denied(arn, actions, resources, asked)
+        found = account.denied(arn, actions, resources, asked)
+        denied += [_described(denial, conditions) for denial in found]
     if not denied:
         return []
-    shown = [_described(denial) for denial in denied[:_MAX_SHOWN]]
+    shown = denied[:_MAX_SHOWN]
     more = len(denied) - len(shown)
     why = "; ".join(shown) + (f"; and {more} more" if more else "")
     return [Finding(name=name, why=f"it may not {why}", advice=_REMEDY)]
 
 
-def _described(denial: Denial) -> str:
+def _described(denial: Denial, conditions: Mapping[str, str]) -> str:
     text = f"{denial.action} on {denial.resource}"
+    # Which items of a table, for example; the tags of a session say nothing that helps.
+    asked = [f"{key}: {value}" for key, value in conditions.items() if _TAG not in key]
+    if asked:
+        text += f" with {', '.join(asked)}"
     if denial.decision == "explicitDeny":
         text += " (a policy denies it)"
     elif denial.missing:
@@ -79,9 +85,7 @@ def roles_in(resources: Iterable[StackResource]) -> dict[str, str]:
 def check_list(roles: Mapping[str, str]) -> list[Finding]:
     """Return a finding for each role that the list or the stacks lack."""
     found = [
-        Finding(
-            name=name, why="the stacks have no such role", advice="run `cdk deploy --all` again"
-        )
+        Finding(name=name, why="the stacks lack this role", advice="run `cdk deploy --all` again")
         for name in ROLE_CALLS
         if name not in roles
     ]

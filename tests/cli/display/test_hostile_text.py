@@ -219,6 +219,17 @@ def test_progress_bars_and_hints_are_printable(capsys, monkeypatch):
     assert_harmless(shown.out + shown.err)
 
 
+def test_a_brief_spinner_prints_one_line_where_nobody_watches(capsys):
+    output = Output()
+    with output.spinner("verifying", is_brief=True) as say:
+        say("1 of 2")
+        say("2 of 2")
+    with output.spinner("deploying") as say:
+        say("the stacks")
+        say("the stacks")
+    assert capsys.readouterr().err.splitlines() == ["verifying", "deploying", "the stacks"]
+
+
 def test_all_other_output_goes_through_the_guard(capsys):
     with guarded_streams():
         print(EVIL)
