@@ -1,8 +1,9 @@
 """The roles whose sessions runs get: each session is limited to one run by its tags.
 
 Only the function that issues credentials may assume them. It sets the tags `RunId`, `Attempt`,
-`Group`, `Followed` and `Environments`, which the policy refers to, and a session policy that takes
-away what other requests name. A statement about a tag that a session does not have permits nothing.
+`Group`, `Instance`, `Followed` and `Environments`, which the policy refers to, and a session policy
+that takes away what other requests name. A statement about a tag that a session does not have
+permits nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from stacks.storage import StorageStack
 # The prefixes of the deployment's bucket that agents read, where their session policies permit it.
 READ = ("code", "environments", "inputs", "outputs", "runs")
 RUN, ATTEMPT = "${aws:PrincipalTag/RunId}", "${aws:PrincipalTag/Attempt}"
+INSTANCE = "${aws:PrincipalTag/Instance}"
 GROUP, FOLLOWED = "${aws:PrincipalTag/Group}", "${aws:PrincipalTag/Followed}"
 # What agents may name in an update of the items of their run. What decides about permissions is not
 # among it: the request, the group, the execution, and the end of run and attempt.
@@ -32,6 +34,11 @@ WRITABLE_ATTRIBUTES = (
     # the node: what its agent reports
     "heartbeat_at", "noticed_at", "phase", "resume_step", "resume_save", "progress_step",
     "not_finite", "saving", "staging", "service", "environment_bytes", "shards", "gang", "warning",
+)  # fmt: skip
+# What an agent says in the offer of its instance; for how long it waits is not its decision.
+OFFER_ATTRIBUTES = (
+    "pk", "sk", "group_id", "instance_id", "run_id", "number", "rank", "disk_bytes", "stage",
+    "left_at",
 )  # fmt: skip
 # How a run keeps the checkpoints of another one that it evaluates, without reading its item.
 PIN_ATTRIBUTES = ("pk", "sk", "pins")
@@ -164,7 +171,8 @@ def _items(storage: StorageStack) -> list[iam.PolicyStatement]:
         # Written by functions only: an earlier attempt must not report for a later one.
         of("ReadToken", ["GetItem"], f"TOKEN#{RUN}#{ATTEMPT}"),
         of("WriteRun", ["UpdateItem"], f"RUN#{RUN}", WRITABLE_ATTRIBUTES),
-        of("WaitForGroup", ["GetItem", "UpdateItem"], f"WARM#{GROUP}"),
+        of("WaitForGroup", ["GetItem"], f"WARM#{GROUP}#{INSTANCE}"),
+        of("OfferInstance", ["UpdateItem"], f"WARM#{GROUP}#{INSTANCE}", OFFER_ATTRIBUTES),
         of("FollowRun", ["GetItem"], f"RUN#{FOLLOWED}"),
         of("PinCheckpoints", ["UpdateItem"], f"RUN#{FOLLOWED}", PIN_ATTRIBUTES),
     ]

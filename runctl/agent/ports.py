@@ -138,7 +138,7 @@ class WarmItems(Protocol):
         """Return what is known of it, read consistently, or None."""
         ...
 
-    def leave_warm(
+    def withdraw_offer(
         self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
     ) -> WarmInstance | None:
         """Record that it ends, unless it was claimed; return what the ledger holds."""

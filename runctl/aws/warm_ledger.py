@@ -1,5 +1,6 @@
 """The warm instances in the ledger, from the offer of an agent to the next claim."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +21,9 @@ _IS_NODE = "#run_id = :run_id AND #number = :number"
 class WarmLedger(NodeLedger):
     """The moves of a warm instance, each a conditional write on its own item.
 
-    The item outlasts the instance: an event or a call that is late finds what became of it.
+    The item outlasts the instance: an event or a call that is late finds what became of it. Its
+    agent writes it as well. In the list of the group, which only functions write, an instance is
+    from its first wait on; if its agent has left meanwhile, a claim fails.
     """
 
     def offer_warm(self, offer: WarmInstance) -> WarmInstance:
@@ -56,20 +59,39 @@ class WarmLedger(NodeLedger):
         now: datetime,
     ) -> bool:
         """Let an offered instance wait for a claim; return whether it waits, or waited before."""
-        item = self._table.update(
-            identity.warm_key(group_id, instance_id),
-            update="SET #stage = :waiting, #since = :now, #keep_seconds = :keep, #pool = :pool",
-            condition=f"#stage = :offered AND {_IS_NODE}",
-            values={
-                "waiting": WarmStage.WAITING.value,
-                "offered": WarmStage.OFFERED.value,
-                "now": text_of(now),
-                "keep": keep_seconds,
-                "pool": pool,
-                **_node_values(node),
-            },
+        held = self.find_warm(group_id, instance_id)
+        if held is None:
+            return False
+        values = {
+            "waiting": WarmStage.WAITING.value,
+            "now": text_of(now),
+            "keep": keep_seconds,
+            "pool": pool,
+            **_node_values(node),
+        }
+        waits = "#stage = :waiting, #since = :now, #keep_seconds = :keep, #pool = :pool"
+        is_kept = self._table.transact(
+            update_of(
+                identity.warm_key(group_id, instance_id),
+                update=f"SET {waits}",
+                condition=f"#stage = :offered AND {_IS_NODE}",
+                values={**values, "offered": WarmStage.OFFERED.value},
+            ),
+            update_of(
+                identity.warm_list_key(group_id, instance_id),
+                update=f"SET {waits}, #group_id = :group_id, #instance_id = :instance_id, "
+                "#disk_bytes = :disk_bytes, #run_id = :run_id, #number = :number, #rank = :rank",
+                condition="",
+                values={
+                    **values,
+                    "group_id": group_id,
+                    "instance_id": instance_id,
+                    "disk_bytes": held.disk_bytes,
+                    "rank": node.rank,
+                },
+            ),
         )
-        if item is not None:
+        if is_kept:
             return True
         held = self.find_warm(group_id, instance_id)
         if held is None:
@@ -82,12 +104,12 @@ class WarmLedger(NodeLedger):
         return None if item is None else read_warm(item)
 
     def list_warm(self, group_id: str) -> list[WarmInstance]:
-        """Return the instances of a group that were offered and have not left."""
+        """Return the instances of a group that have waited and have not left."""
         found = self._warm_of(group_id, filtered="#stage <> :left", left=WarmStage.LEFT.value)
         return [warm for warm in found if warm.stage is not WarmStage.LEFT]
 
     def list_all_warm(self, group_id: str) -> list[WarmInstance]:
-        """Return all instances of a group that were ever offered."""
+        """Return all instances of a group that have ever waited."""
         return self._warm_of(group_id)
 
     def _warm_of(self, group_id: str, *, filtered: str = "", **values: str) -> list[WarmInstance]:
@@ -96,7 +118,7 @@ class WarmLedger(NodeLedger):
             **expressions(
                 key="#pk = :pk",
                 filtered=filtered,
-                values={"pk": identity.warm_key(group_id, "")["pk"], **values},
+                values={"pk": identity.warm_list_key(group_id, "")["pk"], **values},
             ),
         )
         return [read_warm(item) for page in pages for item in page]
@@ -108,26 +130,27 @@ class WarmLedger(NodeLedger):
         """
         node = NodeId(run_id, number, 0)
         old = _node_values(warm.node)
+        claimed: dict[str, Any] = {
+            "update": "SET #stage = :claimed, #run_id = :new_run_id, #number = :new_number, "
+            "#rank = :rank, #waited_seconds = :waited REMOVE #since",
+            "condition": f"#stage = :waiting AND {_IS_NODE}",
+            "values": {
+                "claimed": WarmStage.CLAIMED.value,
+                "waiting": WarmStage.WAITING.value,
+                "new_run_id": run_id,
+                "new_number": number,
+                "rank": 0,
+                "waited": round(waited(warm, now=now).total_seconds()),
+                **old,
+            },
+        }
         self._transact_of_live_run(
             run_id,
             number,
             *launch_of(run_id, number, instances=[KeptNode(warm.instance_id, warm.pool)], now=now),
             put_of(owner_of(node, warm.instance_id), condition=_IS_NODE, values=old),
-            update_of(
-                identity.warm_key(warm.group_id, warm.instance_id),
-                update="SET #stage = :claimed, #run_id = :new_run_id, #number = :new_number, "
-                "#rank = :rank, #waited_seconds = :waited REMOVE #since",
-                condition=f"#stage = :waiting AND {_IS_NODE}",
-                values={
-                    "claimed": WarmStage.CLAIMED.value,
-                    "waiting": WarmStage.WAITING.value,
-                    "new_run_id": run_id,
-                    "new_number": number,
-                    "rank": 0,
-                    "waited": round(waited(warm, now=now).total_seconds()),
-                    **old,
-                },
-            ),
+            update_of(identity.warm_key(warm.group_id, warm.instance_id), **claimed),
+            update_of(identity.warm_list_key(warm.group_id, warm.instance_id), **claimed),
             pool=warm.pool,
         )
         return self._attempt_of_live_run(run_id, number)
@@ -136,8 +159,23 @@ class WarmLedger(NodeLedger):
         self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
     ) -> WarmInstance | None:
         """Record that an instance without an attempt ends, so that nothing claims it any more."""
-        item = self._table.update(
-            identity.warm_key(group_id, instance_id),
+        held = self.withdraw_offer(group_id, instance_id, node=node, now=now)
+        if held is not None and held.stage is WarmStage.LEFT:
+            self._mark_left(
+                identity.warm_list_key(group_id, instance_id), node, held.left_at or now
+            )
+        return held
+
+    def withdraw_offer(
+        self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
+    ) -> WarmInstance | None:
+        """Record that an instance leaves in its own item only, the one that its agent may write."""
+        item = self._mark_left(identity.warm_key(group_id, instance_id), node, now)
+        return self.find_warm(group_id, instance_id) if item is None else read_warm(item)
+
+    def _mark_left(self, key: Mapping[str, str], node: NodeId, now: datetime) -> Item | None:
+        return self._table.update(
+            key,
             update="SET #stage = :left, #left_at = if_not_exists(#left_at, :now)",
             condition=f"#stage <> :claimed AND {_IS_NODE}",
             values={
@@ -147,7 +185,6 @@ class WarmLedger(NodeLedger):
                 **_node_values(node),
             },
         )
-        return self.find_warm(group_id, instance_id) if item is None else read_warm(item)
 
 
 def _node_values(node: NodeId) -> Item:

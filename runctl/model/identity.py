@@ -349,7 +349,16 @@ def group_execution_key(name: str) -> dict[str, str]:
 
 
 def warm_key(group_id: str, instance_id: str) -> dict[str, str]:
-    """Return the key of the item of a warm instance of a group."""
+    """Return the key of the item of a warm instance of a group.
+
+    The instance writes this item, and no other instance may: policies cannot distinguish the items
+    of one partition, hence the partition of its own.
+    """
+    return {"pk": f"WARM#{group_id}#{instance_id}", "sk": "OFFER"}
+
+
+def warm_list_key(group_id: str, instance_id: str) -> dict[str, str]:
+    """Return the key of a warm instance in the list of its group, which only functions write."""
     return {"pk": f"WARM#{group_id}", "sk": f"INSTANCE#{instance_id}"}
 
 

@@ -251,7 +251,8 @@ _RUN_ITEMS = {"dynamodb__LeadingKeys": "RUN#verify"}
 # The tags of the session of a run, which the policy of its role refers to.
 _TAGS = {
     "aws__PrincipalTag/RunId": "verify", "aws__PrincipalTag/Attempt": "0001",
-    "aws__PrincipalTag/Group": "verify", "aws__PrincipalTag/Followed": "verified",
+    "aws__PrincipalTag/Group": "verify", "aws__PrincipalTag/Instance": "i-0123456789abcdef0",
+    "aws__PrincipalTag/Followed": "verified",
     "aws__PrincipalTag/Environments": "shared",
 }  # fmt: skip
 
@@ -288,8 +289,11 @@ _SESSION: Calls = (
     ),
     *_tagged(("{table}",), "dynamodb:GetItem", dynamodb__LeadingKeys="TOKEN#verify#0001"),
     *_tagged(
-        ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",
-        dynamodb__LeadingKeys="WARM#verify",
+        ("{table}",), "dynamodb:GetItem", dynamodb__LeadingKeys="WARM#verify#i-0123456789abcdef0",
+    ),
+    *_tagged(
+        ("{table}",), "dynamodb:UpdateItem",
+        dynamodb__LeadingKeys="WARM#verify#i-0123456789abcdef0", dynamodb__Attributes="stage",
     ),
     *_tagged(
         ("{table}",), "dynamodb:GetItem", "dynamodb:UpdateItem",

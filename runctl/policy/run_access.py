@@ -52,6 +52,7 @@ class Grant:
     node: NodeId
     run: Run
     reach: Reach
+    instance_id: str
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -59,7 +60,8 @@ class Grant:
 
         Without a value there is no tag: then nothing that depends on it is permitted.
         """
-        named = {"Group": self.run.request.group}
+        group = self.run.request.group
+        named = {"Group": group, "Instance": self.instance_id if group else ""}
         if self.reach is Reach.RUN:
             named |= {
                 "RunId": self.node.run_id,
@@ -103,15 +105,15 @@ def decide_access(
                 reason="credentials: the request of the run does not want any; start it with "
                 "--credentials run",
             )
-        return Grant(node=node, run=run, reach=Reach.TRAINER)
+        return Grant(node=node, run=run, reach=Reach.TRAINER, instance_id=known.instance_id)
     if known.warm is not None and known.warm.is_idle and _end_of(run, attempt):
-        return Grant(node=node, run=run, reach=Reach.WARM)
+        return Grant(node=node, run=run, reach=Reach.WARM, instance_id=known.instance_id)
     if run.fence > node.attempt:
         return _over(_end_of(run, attempt))
     # A gang goes on with its machines: they look for the next attempt in the ledger of the run.
     stays = run.ended is None and len(attempt.nodes) > 1
     if stays or not _is_over(run, attempt, now):
-        return Grant(node=node, run=run, reach=Reach.RUN)
+        return Grant(node=node, run=run, reach=Reach.RUN, instance_id=known.instance_id)
     return _over(_end_of(run, attempt))
 
 

@@ -38,7 +38,7 @@ def grant(reach: Reach = Reach.RUN, run_id: str = "a-run", **request: Any) -> Gr
         execution=run_id,
         execution_arn="arn",
     )
-    return Grant(node=NodeId(run_id, 7, 0), run=run, reach=reach)
+    return Grant(node=NodeId(run_id, 7, 0), run=run, reach=reach, instance_id="i-1")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def tags(**named: str) -> list[dict[str, str]]:
 
 def test_a_run_gets_a_session_with_its_tags(stubbed):
     sessions, stubber = stubbed
-    named = tags(Group="g", RunId="a-run", Attempt="0007", Environments="shared")
+    named = tags(Group="g", Instance="i-1", RunId="a-run", Attempt="0007", Environments="shared")
     stubber.add_response("assume_role", ANSWER, expected(Tags=named))
     session = sessions.open(grant(group="g"))
     assert (session.access_key, session.expires_at) == ("ASIAXXXXXXXXXXXXXXXX", NOW)
@@ -79,7 +79,8 @@ def test_a_run_with_root_has_no_tag_that_lets_it_store_environments_for_others(s
 def test_an_instance_that_waits_has_no_tag_of_a_run(stubbed):
     sessions, stubber = stubbed
     policy = warm_policy(PLACE, table="ledger")
-    stubber.add_response("assume_role", ANSWER, expected(Policy=policy, Tags=tags(Group="g")))
+    named = tags(Group="g", Instance="i-1")
+    stubber.add_response("assume_role", ANSWER, expected(Policy=policy, Tags=named))
     sessions.open(grant(Reach.WARM, group="g"))
 
 

@@ -10,7 +10,7 @@ from runctl.aws.group_ledger import DynamoGroupLedger
 from runctl.aws.ledger import DynamoLedger
 from runctl.model.errors import RunEndedError
 from runctl.model.group import WarmInstance, WarmStage
-from runctl.model.identity import warm_key
+from runctl.model.identity import warm_key, warm_list_key
 from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from runctl.model.run import AttemptStage, Launched, Warm
@@ -71,9 +71,10 @@ def claim(ledger, groups, warm, run_id="run-2"):
 
 def test_an_offer_waits_once_its_run_has_ended(groups):
     assert groups.offer_warm(OFFER) == OFFER
-    assert groups.list_warm("group") == [OFFER]
+    assert groups.list_warm("group") == []
     assert keep(groups)
     held = groups.find_warm("group", "i-1")
+    assert groups.list_warm("group") == [held]
     assert (held.stage, held.since, held.keep_seconds) == (WarmStage.WAITING, NOW, 60)
     assert (held.pool, held.disk_bytes, held.node) == (POOL, 50 * 2**30, FIRST)
     assert keep(groups, now=LATER)
@@ -149,6 +150,19 @@ def test_what_has_left_cannot_be_kept_or_claimed(ledger, groups):
     assert groups.list_warm("group") == []
 
 
+def test_what_its_agent_has_withdrawn_cannot_be_claimed_and_leaves_the_list_later(ledger, groups):
+    warm = waiting(groups)
+    left = groups.withdraw_offer("group", "i-1", node=FIRST, now=LATER)
+    assert left.stage is WarmStage.LEFT
+    assert groups.list_warm("group") == [warm]
+    assert claim(ledger, groups, warm).stage is AttemptStage.LAUNCHING
+    assert ledger.find_instance("i-1") == FIRST
+    assert groups.leave_warm("group", "i-1", node=FIRST, now=LATER + timedelta(hours=1)) == left
+    assert groups.list_warm("group") == []
+    (listed,) = groups.list_all_warm("group")
+    assert (listed.stage, listed.left_at) == (WarmStage.LEFT, LATER)
+
+
 def test_what_was_claimed_does_not_leave(ledger, groups):
     claim(ledger, groups, waiting(groups))
     held = groups.leave_warm("group", "i-1", node=FIRST, now=LATER)
@@ -176,13 +190,14 @@ def test_an_instance_goes_from_run_to_run(ledger, groups):
 def test_a_stage_of_a_newer_version_cannot_be_claimed():
     client, table = make_table()
     groups = DynamoGroupLedger(client, table)
-    groups.offer_warm(OFFER)
-    client.update_item(
-        TableName=table,
-        Key={name: {"S": text} for name, text in warm_key("group", "i-1").items()},
-        UpdateExpression="SET stage = :new, disk_bytes = :text",
-        ExpressionAttributeValues={":new": {"S": "hovering"}, ":text": {"S": "much"}},
-    )
+    waiting(groups)
+    for key in (warm_key("group", "i-1"), warm_list_key("group", "i-1")):
+        client.update_item(
+            TableName=table,
+            Key={name: {"S": text} for name, text in key.items()},
+            UpdateExpression="SET stage = :new, disk_bytes = :text",
+            ExpressionAttributeValues={":new": {"S": "hovering"}, ":text": {"S": "much"}},
+        )
     read = groups.find_warm("group", "i-1")
     assert (read.stage, read.disk_bytes) == (WarmStage.LEFT, 0)
     assert groups.list_warm("group") == []

@@ -493,6 +493,7 @@ class MemoryGroups:
         self.groups: dict[str, Group] = {}
         self.executions: dict[str, str] = {}
         self.warm: dict[tuple[str, str], WarmInstance] = {}
+        self.listed: dict[tuple[str, str], WarmInstance] = {}
 
     def create_group(self, group: Group) -> Group:
         owner = self.executions.get(group.execution, group.group_id)
@@ -584,7 +585,7 @@ class MemoryGroups:
         if held is None:
             return False
         if held.stage is WarmStage.OFFERED and held.node == node:
-            self.warm[group_id, instance_id] = replace(
+            self.warm[group_id, instance_id] = self.listed[group_id, instance_id] = replace(
                 held, stage=WarmStage.WAITING, since=now, keep_seconds=keep_seconds, pool=pool
             )
             return True
@@ -594,11 +595,11 @@ class MemoryGroups:
         return self.warm.get((group_id, instance_id))
 
     def list_warm(self, group_id: str) -> list[WarmInstance]:
-        mine = [warm for warm in self.warm.values() if warm.group_id == group_id]
-        return [warm for warm in mine if warm.stage is not WarmStage.LEFT]
+        listed = self.list_all_warm(group_id)
+        return [warm for warm in listed if warm.stage is not WarmStage.LEFT]
 
     def list_all_warm(self, group_id: str) -> list[WarmInstance]:
-        return [warm for warm in self.warm.values() if warm.group_id == group_id]
+        return [warm for warm in self.listed.values() if warm.group_id == group_id]
 
     def claim_warm(self, warm: WarmInstance, run_id: str, number: int, *, now: datetime) -> Attempt:
         self._ledger.check_goes_on(run_id)
@@ -612,7 +613,7 @@ class MemoryGroups:
             and attempt.stage is AttemptStage.LAUNCHING
             and self._ledger.find_instance(warm.instance_id) == warm.node
         ):
-            self.warm[key] = replace(
+            self.warm[key] = self.listed[key] = replace(
                 held,
                 stage=WarmStage.CLAIMED,
                 node=NodeId(run_id, number, 0),
@@ -627,6 +628,18 @@ class MemoryGroups:
         return attempt
 
     def leave_warm(
+        self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
+    ) -> WarmInstance | None:
+        held = self.withdraw_offer(group_id, instance_id, node=node, now=now)
+        if (
+            held is not None
+            and held.stage is WarmStage.LEFT
+            and (group_id, instance_id) in self.listed
+        ):
+            self.listed[group_id, instance_id] = held
+        return held
+
+    def withdraw_offer(
         self, group_id: str, instance_id: str, *, node: NodeId, now: datetime
     ) -> WarmInstance | None:
         held = self.warm.get((group_id, instance_id))

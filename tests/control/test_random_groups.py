@@ -447,7 +447,7 @@ class Groups(RuleBasedStateMachine):
             agent.node, agent.is_waiting = held.node, False
 
     def give_up(self, agent):
-        held = self.world.groups.leave_warm(
+        held = self.world.groups.withdraw_offer(
             GROUP, agent.instance_id, node=agent.node, now=self.world.clock.now()
         )
         if held is None or held.node == agent.node:

@@ -15,6 +15,8 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from runctl.aws.caller_identity import HEADER
+from runctl.aws.group_ledger import DynamoGroupLedger
+from runctl.model.group import Group
 from runctl.model.outcome import RunStatus
 from tests.e2e.testbed import Testbed, wait_for
 
@@ -102,7 +104,18 @@ def started(testbed: Testbed, run_id: str, **request: Any) -> str:
 def runs(testbed: Testbed, new_name: Callable[[], str]):
     """A hostile run, whose program is root, its victim, and the keys of their instances."""
     hostile, victim = new_name(), new_name()
-    instances = [started(testbed, hostile, root=True), started(testbed, victim)]
+    # Two of one group: what they share must be all that one reaches of the other.
+    group = {"group": new_name()}
+    DynamoGroupLedger(testbed.clients.get("dynamodb"), testbed.deployment.table).create_group(
+        Group(
+            group_id=group["group"],
+            kind="sweep",
+            execution=group["group"],
+            execution_arn=testbed.workflow.execution_arn(group["group"]),
+            started_at=datetime.now(timezone.utc),
+        )
+    )
+    instances = [started(testbed, hostile, root=True, **group), started(testbed, victim, **group)]
     yield hostile, victim, [assume(testbed, "InstanceRole", each) for each in instances]
     for run_id in (hostile, victim):
         with contextlib.suppress(Exception):
@@ -117,6 +130,8 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
     bucket, table = testbed.deployment.bucket, testbed.deployment.table
     s3, ledger = client(testbed, "s3", keys), client(testbed, "dynamodb", keys)
     logs, states = client(testbed, "logs", keys), client(testbed, "stepfunctions", keys)
+    group = testbed.run(hostile).request.group
+    own_id, others_id = (testbed.wait_for_launch(run_id, attempt=1) for run_id in (hostile, victim))
     secret = {"Bucket": bucket, "Key": f"runs/{victim}/outputs/secret.txt"}
     testbed.clients.get("s3").put_object(**secret, Body=b"secret")
 
@@ -163,7 +178,15 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
         "end a run": lambda: write(f"RUN#{victim}", "ended"),
         "rewrite its own request": lambda: write(f"RUN#{hostile}", "request"),
         "take an instance": lambda: write("INSTANCE#i-0123456789abcdef0", "run_id"),
-        "join a group": lambda: ledger.get_item(**item("WARM#sweep", "INSTANCE#i-1")),
+        "see an offer": lambda: ledger.get_item(**item(f"WARM#{group}#{others_id}", "OFFER")),
+        "withdraw the offer of another instance": lambda: write(
+            f"WARM#{group}#{others_id}", "stage", "OFFER"
+        ),
+        "plant an instance in the list": lambda: write(
+            f"WARM#{group}", "stage", f"INSTANCE#{others_id}"
+        ),
+        "wait for longer": lambda: write(f"WARM#{group}#{own_id}", "keep_seconds", "OFFER"),
+        "join another group": lambda: write(f"WARM#sweep#{own_id}", "stage", "OFFER"),
         "write a log": lambda: logs.put_log_events(
             **stream, logEvents=[{"timestamp": 1, "message": "x"}]
         ),
@@ -192,6 +215,7 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
     assert {name: code for name, code in answers.items() if code not in refused} == {}
     assert testbed.clients.get("s3").get_object(**secret)["Body"].read() == b"secret"
     # What it does for itself is permitted.
+    write(f"WARM#{group}#{own_id}", "left_at", "OFFER")
     own = {"Bucket": bucket, "Key": f"runs/{hostile}/outputs/x"}
     s3.put_object(**own, Body=b"x")
     assert s3.get_object(**own)["Body"].read() == b"x"

@@ -41,7 +41,7 @@ def session(
     found = RunRequest.from_stored({"command": ["train"], **request})
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
     run = Run(run_id=run_id, request=found, started_at=now, execution="a", execution_arn="arn")
-    grant = Grant(node=NodeId(run_id, 3, 0), run=run, reach=reach)
+    grant = Grant(node=NodeId(run_id, 3, 0), run=run, reach=reach, instance_id="i-1")
     place = Place(bucket=bucket(app), region=REGION, account=ACCOUNT)
     name, policy = {
         Reach.RUN: ("RunRolesRunRole", run_policy(found, run_id, place)),
@@ -228,12 +228,24 @@ def test_a_part_of_a_job_writes_the_jobs_shards_and_nothing_else_of_it(app: Synt
     assert not trial.allows("s3:PutObject", objects(app, "runs/job/shards/done/1.json"))
 
 
-def test_a_waiting_instance_reaches_only_the_items_of_its_group(app: Synthesized) -> None:
+def test_an_instance_offers_itself_and_decides_nothing_about_its_wait(app: Synthesized) -> None:
+    for reach in (Reach.RUN, Reach.WARM):
+        offering = session(app, reach, group="g")
+        for attribute in ("since", "keep_seconds", "pool", "waited_seconds"):
+            written = item("WARM#g#i-1", "stage", attribute)
+            assert not offering.allows("dynamodb:UpdateItem", TABLE, **written)
+    for session_of_none in (session(app), session(app, Reach.TRAINER, group="g")):
+        written = item("WARM##i-1", "stage"), item("WARM#g#i-1", "stage")
+        assert not any(session_of_none.allows("dynamodb:UpdateItem", TABLE, **w) for w in written)
+
+
+def test_a_waiting_instance_reaches_only_its_own_item(app: Synthesized) -> None:
     warm = session(app, Reach.WARM, group="g")
     for action in ("GetItem", "UpdateItem"):
-        assert warm.allows(f"dynamodb:{action}", TABLE, **item("WARM#g", "stage"))
-        assert not warm.allows(f"dynamodb:{action}", TABLE, **item("WARM#h", "stage"))
-        assert not warm.allows(f"dynamodb:{action}", TABLE, **item("RUN#a", "stage"))
+        assert warm.allows(f"dynamodb:{action}", TABLE, **item("WARM#g#i-1", "stage"))
+        for other in ("WARM#g#i-2", "WARM#g", "WARM#h#i-1", "WARM#g#", "RUN#a"):
+            assert not warm.allows(f"dynamodb:{action}", TABLE, **item(other, "stage"))
+    assert not warm.allows("dynamodb:Query", TABLE, **item("WARM#g#i-1"))
     assert not warm.allows("s3:GetObject", objects(app, "runs/a/outputs/x"))
     assert not warm.allows("s3:GetObject", objects(app, "environments/current/f"))
     assert not warm.allows("states:SendTaskSuccess", MACHINE)

@@ -77,8 +77,8 @@ def test_tags_name_the_group_and_the_run_that_is_followed():
     grant = decided(known(a_run(request=request)))
     assert isinstance(grant, Grant)
     assert grant.tags == {
-        "RunId": "run-1", "Attempt": "0002", "Group": "g", "Followed": "other",
-        "Environments": "shared",
+        "RunId": "run-1", "Attempt": "0002", "Group": "g", "Instance": INSTANCE,
+        "Followed": "other", "Environments": "shared",
     }  # fmt: skip
 
 
@@ -98,8 +98,11 @@ def test_a_run_that_shares_environments_has_no_area():
 
 @pytest.mark.parametrize("reach", [Reach.WARM, Reach.TRAINER])
 def test_no_other_session_stores_environments(reach):
-    grant = Grant(node=NODE, run=a_run(request={"group": "g"}), reach=reach)
-    assert grant.tags == {"Group": "g"}
+    run = a_run(request={"group": "g"})
+    grant = Grant(node=NODE, run=run, reach=reach, instance_id="i-1")
+    assert grant.tags == {"Group": "g", "Instance": "i-1"}
+    alone = Grant(node=NODE, run=a_run(), reach=reach, instance_id="i-1")
+    assert alone.tags == {}
 
 
 ENDED = a_run(fence=2, ended=RunStatus.STOPPED, ended_at=LONG_AGO)
@@ -148,7 +151,7 @@ def test_an_instance_that_waits_for_its_group_reaches_only_its_item(stage):
     grant = decided(known(run, warm=stage))
     assert isinstance(grant, Grant)
     assert grant.reach is Reach.WARM
-    assert grant.tags == {"Group": "g"}
+    assert grant.tags == {"Group": "g", "Instance": INSTANCE}
 
 
 @pytest.mark.parametrize("stage", [WarmStage.CLAIMED, WarmStage.LEFT])

@@ -99,7 +99,7 @@ class WarmOffer:
         until = time.monotonic() + MAX_SILENCE.total_seconds()
         while True:
             try:
-                held = self._items.leave_warm(
+                held = self._items.withdraw_offer(
                     self._group_id,
                     self._settings.instance_id,
                     node=self._settings.node,

@@ -99,7 +99,10 @@ class GroupLedger(Protocol):
         ...
 
     def list_warm(self, group_id: str) -> list[WarmInstance]:
-        """Return the instances of a group that were offered and have not left."""
+        """Return the instances of a group that have waited and have not left.
+
+        One whose agent has just left may be among them: a claim of it fails.
+        """
         ...
 
     def claim_warm(self, warm: WarmInstance, run_id: str, number: int, *, now: datetime) -> Attempt:
