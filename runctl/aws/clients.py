@@ -21,8 +21,18 @@ CONNECT_TIMEOUT = 5
 # What an agent's two sessions, with its role and that of its run, read of botocore's data is parsed
 # once, which takes a tenth of a second.
 _LOADER = create_loader()
-# Answers to a session that has expired.
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException"})
+# Answers to a session that has expired, or that AWS does not know any more: an upgrade may replace
+# the role of a session, and with a role its sessions end.
+EXPIRED = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "UnrecognizedClientException",
+    }
+)
 
 
 class CredentialSource(Protocol):
@@ -139,7 +149,7 @@ class _Only:
 
 
 class _Repeat:
-    """Has botocore repeat a request once, which was signed with an expired session."""
+    """Has botocore repeat a request once, which was signed with a session that has ended."""
 
     def __init__(self, source: CredentialSource) -> None:
         self._source = source

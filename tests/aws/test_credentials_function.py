@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -75,9 +76,9 @@ def function(
 class Service(Double):
     """Any service of AWS: notes who calls, and refuses the first calls as expired."""
 
-    def __init__(self, expired: int = 0) -> None:
+    def __init__(self, expired: int = 0, code: str = "ExpiredTokenException") -> None:
         self.callers: list[str] = []
-        self.expired = expired
+        self.expired, self.code = expired, code
         super().__init__()
 
     def answer(
@@ -86,7 +87,7 @@ class Service(Double):
         self.callers.append(headers["Authorization"].split("Credential=")[1].split("/")[0])
         if self.expired:
             self.expired -= 1
-            return 400, b'{"__type": "ExpiredTokenException", "message": "expired"}', {}
+            return 400, json.dumps({"__type": self.code, "message": "expired"}).encode(), {}
         return 200, b'{"TableNames": []}', {}
 
 
@@ -251,6 +252,26 @@ def test_a_request_that_aws_calls_expired_is_repeated_once_with_a_new_session(
     with pytest.raises(client.exceptions.ClientError, match="ExpiredToken"):
         client.list_tables()
     assert len(service.callers) == 4
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "callers"),
+    [
+        ("UnrecognizedClientException", ["ASIAAGENT1", "ASIAAGENT2"]),
+        ("InvalidClientTokenId", ["ASIAAGENT1", "ASIAAGENT2"]),
+        ("AccessDeniedException", ["ASIAAGENT1"]),
+    ],
+)
+def test_a_session_that_an_upgrade_has_ended_with_its_role_is_replaced(
+    function, monkeypatch, code: str, callers: list[str]
+):
+    monkeypatch.setattr("runctl.aws.issued_credentials.NEW", timedelta(0))
+    service = Service(expired=1, code=code)
+    client = clients_at(open_access(), service).get("dynamodb")
+    with contextlib.suppress(client.exceptions.ClientError):
+        client.list_tables()
+    assert service.callers == callers
     service.close()
 
 
