@@ -118,6 +118,9 @@ PREFIXES = {"MOST_": r"_?MOST_.+", "LONGEST_": r"_?LONGEST_.+", "LEAST_": r"_?LE
 PROSE = re.compile(
     rf"\b(?:{'|'.join(rule.prose for rule in WORDS.values() if rule.prose)})\b", re.IGNORECASE
 )
+# What a module has to contain to be read word by word, and the words for which it has to be parsed.
+CANDIDATE = re.compile(rf"\b_*(?:(?:{'|'.join(WORDS)})_*\b|{'|'.join(PREFIXES)})")
+IN_A_PLACE = {"one", *(word for word, rule in WORDS.items() if rule.defined)}
 MODULES = {"creating", "items", "wording"}
 # The items of earlier versions, which must still be read, have the words of those versions.
 RECORDED = {"tests/aws/test_recorded_items.py"}
@@ -141,18 +144,23 @@ def replaced_words() -> set[str]:
 
 def names_in(path: str, source: str) -> set[str]:
     """Return the replaced names that a module uses, without leading underscores."""
+    if CANDIDATE.search(source) is None:
+        return set()
     used = {
         token.string
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.NAME
     }
-    tree = ast.parse(source)
-    defined = {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    }
-    found = set(loop_variables(tree))
+    found: set[str] = set()
+    defined: set[str] = set()
+    if any(name.strip("_") in IN_A_PLACE for name in used):
+        nodes = list(ast.walk(ast.parse(source)))
+        found.update(loop_variables(nodes))
+        defined.update(
+            node.name
+            for node in nodes
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        )
     for name in used:
         bare = name.strip("_")
         rule = WORDS.get(bare)
@@ -169,11 +177,11 @@ def is_prefixed(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in PREFIXES.values())
 
 
-def loop_variables(tree: ast.AST) -> list[str]:
+def loop_variables(nodes: list[ast.AST]) -> list[str]:
     """Return `one` for each loop or comprehension that uses it as its variable."""
     return [
         name.id
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.For | ast.AsyncFor | ast.comprehension)
         for name in ast.walk(node.target)
         if isinstance(name, ast.Name) and name.id == "one"
