@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.gang_nodes import Facts, wait_until
-from bench.gang_own import OwnGang
+from bench.gang_own import FRAMEWORKS, OwnGang
 from bench.gang_peers import PEERS, are_installed
 from runctl.local import daemon
 from runctl.local.deploy import deploy
@@ -222,6 +222,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="runctl-bench-") as scratch:
         folder = Path(scratch)
+        folder.chmod(0o755)
         if not are_installed():
             say("without the peers: build/bench is missing")
         for number, peer in enumerate(PEERS):
@@ -229,7 +230,11 @@ def main() -> int:
                 rows.append(measure(peer(folder / f"peer-{number}", **job), **times))
         if own := [name for name in OWN if is_wanted(name)]:
             say("deploying the local cloud")
-            endpoint = daemon.start(folder / "cloud", die_with_parent=True, shared_folders=[folder])
+            endpoint = daemon.start(
+                folder / "cloud",
+                die_with_parent=True,
+                shared_folders=[folder, FRAMEWORKS.resolve()],
+            )
             try:
                 deploy(endpoint, project=PROJECT)
                 testbed = Testbed(endpoint)

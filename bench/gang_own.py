@@ -40,6 +40,7 @@ class OwnGang:
         boot_seconds: float,
     ) -> None:
         folder.mkdir()
+        folder.chmod(0o777)  # the ranks may run as a user of their own
         self.name, self.facts = name, Facts(folder)
         self._testbed, self._run_id = testbed, folder.name
         self._loses_all, self._notice_seconds = loses_all, notice_seconds

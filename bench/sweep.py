@@ -59,6 +59,7 @@ def sweep(
 ) -> str:
     """Start a sweep of `trials` trials."""
     shared.mkdir()
+    shared.chmod(0o777)  # trials may run as a user of their own
     services = AwsServices(cloud.clients, cloud.deployment)
     program = ["python3", "-c", TRAINER, str(shared), str(seconds)]
     points = ",".join(map(str, range(trials)))
@@ -183,6 +184,7 @@ def main() -> int:
         parser.error(f"--trials: more than {SLOTS}, so that a trial follows another")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        folder.chmod(0o755)
         endpoint = daemon.start(
             folder / "cloud",
             die_with_parent=True,

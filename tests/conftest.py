@@ -73,12 +73,15 @@ def testbed(tmp_path_factory: pytest.TempPathFactory):
     from tests.e2e.testbed import PROJECT, Testbed
 
     home: Path = tmp_path_factory.mktemp("cloud")
+    base = tmp_path_factory.getbasetemp()
+    base.chmod(0o755)  # programs of another user pass through it, if we are root
+    built = [(PROJECT / "build" / name).resolve() for name in ("wheels", "frameworks")]
     endpoint = daemon.start(
         home,
         die_with_parent=True,
         own_disks=True,
         # Tests open a trainer's gate by a file below their tmp_path.
-        shared_folders=[tmp_path_factory.getbasetemp()],
+        shared_folders=[base, *built],
         environment={"SFN_WAIT_SCALE": "0.02"},
     )
     try:

@@ -114,7 +114,7 @@ def start(
     disk_bytes: int = 0,
     own_paths: bool = True,
     own_networks: bool = False,
-    own_user: bool = False,
+    own_user: bool | None = None,
     shared_folders: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Endpoint:
@@ -129,8 +129,9 @@ def start(
     have their own state folder and /tmp where the machine permits it, unless `own_paths` is off;
     below /tmp they see only the `shared_folders`. With `own_networks`, each instance has a network
     namespace, which needs root and `ip`: otherwise they share the machine's loopback, and the log
-    says so. With `own_user`, which needs root, programs run as a user of their own: otherwise they
-    run as this one, and the log says so. `environment` adds variables for ministack, such as
+    says so. Programs run as a user of their own where that is possible, which needs root: otherwise
+    they run as this one, and health and log say why. `own_user` demands it (LocalCloudStartError
+    where it is not possible) or turns it off. `environment` adds variables for ministack, such as
     SFN_WAIT_SCALE. Each parameter is a setting of its own.
     """
     home = (home or default_home()).absolute()
@@ -141,7 +142,7 @@ def start(
             disk_bytes=disk_bytes,
             own_paths=not own_paths,
             own_networks=own_networks,
-            own_user=own_user,
+            own_user=own_user is not None,
             shared_folders=shared_folders,
             environment=environment,
         )
@@ -158,8 +159,8 @@ def start(
         arguments += ["--shared-paths"]
     if own_networks:
         arguments += ["--own-networks"]
-    if own_user:
-        arguments += ["--own-user"]
+    if own_user is not None:
+        arguments += ["--own-user" if own_user else "--no-own-user"]
     for folder in shared_folders:
         arguments += ["--shared-folder", str(folder.absolute())]
     return _start_server(home, arguments, environment or {})

@@ -39,6 +39,7 @@ def has_networks(testbed: Testbed) -> bool:
 def run(testbed: Testbed, new_name: Callable[[], str], tmp_path: Path) -> GangRun:
     control = tmp_path / "control"
     control.mkdir()
+    testbed.let_programs_write(control)
     return GangRun(testbed, new_name(), control)
 
 

@@ -57,9 +57,10 @@ while step < 3 and not training.should_stop():
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
+def shared(testbed: Testbed, tmp_path: Path) -> Path:
     for name in ("trace", "hold"):
         (tmp_path / name).mkdir()
+        testbed.let_programs_write(tmp_path / name)
     return tmp_path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from runctl.aws.ledger import DynamoLedger
 from runctl.aws.workflow import Execution
 from runctl.local import testbed
+from runctl.local.guest import own_user
 from runctl.model.checkpoint import Manifest
 from runctl.model.identity import code_key, part_key
 from runctl.model.run import Run
@@ -25,6 +26,11 @@ wait_for = testbed.wait_for
 
 class Testbed(testbed.Testbed):
     """A deployed system, and the tests' ways of acting on it."""
+
+    def let_programs_write(self, folder: Path) -> None:
+        """Give a folder to the user of programs, if that is not the user of the tests."""
+        if self.cloud.health()["own_user"]:
+            os.chown(folder, own_user.UID, own_user.UID)
 
     def upload_project(self, files: dict[str, bytes | str | Path]) -> str:
         """Upload a project of these files and return the URI of its archive."""

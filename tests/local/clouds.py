@@ -61,12 +61,14 @@ def packed(code: str, **files: bytes) -> bytes:
 
 
 def open_to_others(home: Path) -> list[Path]:
-    """List what other users may read in a local cloud's folder, except inside instances."""
+    """List what other users may read in a local cloud's folder, except the roots of instances.
+
+    These are open to the users of an instance; the folder above them keeps others out.
+    """
     found = []
     for folder, names, files in os.walk(home):
-        if Path(folder).parent == home / "instances":
+        if Path(folder) == home / "instances":
             names.clear()
-            files.clear()
         found += [
             path
             for path in (Path(folder), *(Path(folder, name) for name in files))

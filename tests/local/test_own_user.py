@@ -1,18 +1,22 @@
-"""Programs of an instance may run as a user of their own, who reaches its files only."""
+"""As root, programs of an instance run as a user of their own, who reaches its files only."""
 
 from __future__ import annotations
 
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runctl.local.client import LocalCloudError
-from runctl.local.guest import namespaces, network_namespaces, own_user, permitted
+from runctl.agent.instance.left_ipc import find_ipc_of, remove_ipc_of
+from runctl.local import daemon
+from runctl.local.client import LocalCloudClient, LocalCloudError
+from runctl.local.core.interpreter import base_python
+from runctl.local.guest import isolation, namespaces, network_namespaces, own_user, permitted
 from runctl.local.guest.own_user import NAME, UID
 from tests.local.clouds import Cloud, eventually
 
@@ -65,8 +69,8 @@ def test_the_user_reaches_its_instance_and_neither_the_machine_nor_the_metadata(
     secret = cloud.endpoint.home / "secret"
     secret.write_text("s3cret\n")
     secret.chmod(0o644)
-    cloud.admin.set_knobs(own_user=True, own_networks=own_networks)
     assert cloud.admin.health()["own_user"]
+    cloud.admin.set_knobs(own_networks=own_networks)
     instance_id = cloud.launch(LOOK.replace("SECRET", str(secret)).replace("UID", str(UID)))
     eventually(lambda: "looked" in console(cloud, instance_id))
     lines = console(cloud, instance_id).splitlines()
@@ -82,12 +86,42 @@ def test_the_user_reaches_its_instance_and_neither_the_machine_nor_the_metadata(
     assert str(above) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_where_the_user_cannot_have_its_own_files_the_knob_is_refused(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_user_can_be_turned_off_for_instances_that_boot_afterwards(cloud: Cloud) -> None:
     with pytest.raises(LocalCloudError, match="own_user: 1 is not a bool"):
         cloud.admin.set_knobs(own_user=1)
-    assert not cloud.admin.health()["own_user"]
+    cloud.admin.set_knobs(own_user=False)
+    health = cloud.admin.health()
+    assert (health["own_user"], health["shares_user_because"]) == (False, "")
+    script = f'getent passwd {NAME} || echo unknown; echo "user: $RUNCTL_TRAINER_USER"'
+    instance_id = cloud.launch(f"#!/bin/sh\n{script}\nsleep 1000\n")
+    eventually(lambda: "user:" in console(cloud, instance_id))
+    assert console(cloud, instance_id).splitlines() == ["unknown", "user: "]
+    assert stat.S_IMODE(cloud.root(instance_id).stat().st_mode) == 0o700
+
+
+def test_where_the_user_is_not_possible_only_a_cloud_that_demands_it_does_not_start(
+    tmp_path: Path,
+) -> None:
+    reason = "it needs mounts (it was started with this setting)"
+    with pytest.raises(daemon.LocalCloudStartError) as refused:
+        daemon.start(tmp_path / "cloud", die_with_parent=True, own_paths=False, own_user=True)
+    assert f"programs cannot have a user of their own: {reason}" in str(refused.value)
+    endpoint = daemon.start(tmp_path / "cloud", die_with_parent=True, own_paths=False)
+    try:
+        with pytest.raises(daemon.LocalCloudStartError, match="own_user cannot be applied"):
+            daemon.start(endpoint.home, own_user=False)
+        admin = LocalCloudClient(endpoint.url)
+        health = admin.health()
+        assert (health["own_user"], health["shares_user_because"]) == (False, reason)
+        with pytest.raises(LocalCloudError, match="own_user: not possible here: it needs mounts"):
+            admin.set_knobs(own_user=True)
+    finally:
+        daemon.stop(endpoint.home)
+    said = (endpoint.home / "cloud.log").read_text()
+    assert f"programs run as the user of the local cloud: {reason}" in said
+
+
+def test_the_reasons_why_the_user_is_not_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mounts (none)" in permitted.why_same_user(Path("/var/tmp"), "/usr/bin/python3", "none")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "only root" in permitted.why_same_user(Path("/var/tmp"), "/usr/bin/python3", "")
@@ -177,3 +211,36 @@ def test_a_user_of_the_machine_with_the_same_number_or_name_is_replaced(
         "root:x:0:", f"video:x:44:ann,{NAME}", f"render:x:105:{NAME}", f"{NAME}:x:58113:",
     ]  # fmt: skip
     assert users.read_text().count(NAME) == 1, "the machine's own is as it was"
+
+
+def test_the_interpreter_is_found_where_it_is_and_not_by_a_link_that_a_cover_would_hide(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "python-3.12.11/bin").mkdir(parents=True)
+    program = place / "python-3.12.11/bin/python3"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (place / "python-3.12").symlink_to("python-3.12.11")
+    monkeypatch.setattr(sys, "base_prefix", str(place / "python-3.12"))
+    assert base_python() == str(program.resolve())
+
+
+def test_what_an_instance_removes_of_its_user_is_not_that_of_another_instance(
+    place: Path,
+) -> None:
+    subprocess.run(
+        ["ipcmk", "--shmem", "100"], user=UID, group=UID, extra_groups=[],
+        stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    others = list(find_ipc_of(UID))
+
+    def act() -> None:
+        isolation.isolate(place, [], has_user=True)
+        (place / "removed").write_text(str(remove_ipc_of(UID)))
+
+    try:
+        assert namespaces.try_in_child(act) == ""
+        assert (place / "removed").read_text() == "0"
+        assert list(find_ipc_of(UID)) == others != []
+    finally:
+        remove_ipc_of(UID)

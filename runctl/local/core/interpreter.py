@@ -11,7 +11,8 @@ from pathlib import Path
 def base_python() -> str:
     """Find the interpreter outside any virtual environment, which instances have as `python3`."""
     candidates: Iterable[Path] = (
-        Path(sys.base_prefix) / "bin/python3",
+        # Instances may see the folder itself, and not a link to it that lies elsewhere.
+        Path(sys.base_prefix).resolve() / "bin/python3",
         Path(getattr(sys, "_base_executable", sys.executable)),
     )
     return next(

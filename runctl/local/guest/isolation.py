@@ -34,7 +34,7 @@ def isolate(
     of other folders that are closed to them nothing is visible at all.
     """
     namespaces.enter()
-    needed = [root, *shared]
+    needed = [folder for folder in (root, *shared) if folder.exists()]
     outermost = _outermost(needed)
     for target, name in _PRIVATE.items():
         if target.is_dir() and not _is_shared(target.resolve(), outermost):
@@ -61,6 +61,8 @@ def isolate(
         HOME.chmod(0o700)  # as that of root on EC2
         own_user.open_ways(needed, stage)
         own_user.introduce(root)
+        # The agent removes what the user has left there, and all instances have the same user.
+        namespaces.enter_ipc()
     stage.rmdir()
     # The root may lie below a folder that is covered now.
     os.chdir(root)
@@ -78,7 +80,7 @@ def _keep_visible(hidden: Path, cover: Path, shared: Iterable[Path]) -> None:
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
-    known = {folder.resolve() for folder in folders if folder.exists()}
+    known = {folder.resolve() for folder in folders}
     return [folder for folder in sorted(known) if not known.intersection(folder.parents)]
 
 

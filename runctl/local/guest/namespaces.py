@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # linux/sched.h, sys/mount.h
-_NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000
+_NEW_MOUNTS, _NEW_USERS, _NEW_IPC = 0x00020000, 0x10000000, 0x08000000
 _BIND, _MOVE, _RECURSIVE = 0x1000, 0x2000, 0x4000
 _SLAVE, _SHARED = 0x80000, 0x100000
 _DETACH = 2
@@ -34,6 +34,11 @@ def enter(*, is_shared: bool = False) -> None:
     call("mount", None, b"/", None, _RECURSIVE | _SLAVE, None)
     if is_shared:
         call("mount", None, b"/", None, _RECURSIVE | _SHARED, None)
+
+
+def enter_ipc() -> None:
+    """Give this process and its descendants System V IPC of their own; only root may."""
+    call("unshare", _NEW_IPC)
 
 
 def try_in_child(act: Callable[[], None]) -> str:

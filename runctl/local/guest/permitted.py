@@ -34,7 +34,7 @@ def why_same_user(scratch: Path, python: str, shares_paths: str) -> str:
     returned.
     """
     if os.geteuid() != 0:
-        return "only root can start them"
+        return "only root can start programs of another user"
     if shares_paths:
         return f"it needs mounts ({shares_paths})"
     root = Path(tempfile.mkdtemp(dir=scratch)).resolve()

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--disk-bytes", type=int, default=0)
     parser.add_argument("--shared-paths", action="store_true")
     parser.add_argument("--own-networks", action="store_true")
-    parser.add_argument("--own-user", action="store_true")
+    parser.add_argument("--own-user", action=argparse.BooleanOptionalAction)
     parser.add_argument("--shared-folder", action="append", default=[])
     options = parser.parse_args()
     os.umask(private.UMASK)
@@ -71,10 +71,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if refused and options.disk_bytes:
         raise SystemExit(f"instances cannot have disks of their own: {refused}")
+    if shares_user and options.own_user:
+        raise SystemExit(f"programs cannot have a user of their own: {shares_user}")
     for what, reason in {
         "instances cannot have disks of their own": refused,
         "instances share the machine's paths and /tmp": shares,
-        "programs run as the user of the local cloud": options.own_user and shares_user,
+        "programs run as the user of the local cloud": shares_user,
         "instances share the machine's network": options.own_networks and shares_network,
     }.items():
         if reason:
@@ -93,7 +95,7 @@ def main() -> None:
         knobs=Knobs(
             disk_bytes=options.disk_bytes,
             own_networks=options.own_networks and not shares_network,
-            own_user=options.own_user and not shares_user,
+            own_user=options.own_user is not False and not shares_user,
             shared_folders=options.shared_folder,
         ),
     )

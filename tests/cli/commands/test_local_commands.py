@@ -131,13 +131,18 @@ def test_status_shows_the_isolation_of_instances(runctl, tmp_path):
     try:
         done = runctl("local", "status")
         health = runctl("local", "status", "--json").document["health"]
+        late = runctl("local", "up", "--own-user")
     finally:
         daemon.stop(home)
     assert "each instance has a disk of 1 GiB" in done.stdout
     said = " ".join(done.stdout.split())
     assert "share this machine's /tmp: it was started with this setting" in said
     assert "instances have no Docker engine: " in said
-    assert (health["disk_bytes"], health["own_paths"]) == (2**30, False)
+    assert (
+        f"programs run as the user of the local cloud ({health['shares_user_because']}): " in said
+    )
+    assert (health["disk_bytes"], health["own_paths"], health["own_user"]) == (2**30, False, False)
+    assert (late.code, "own_user: not possible here: " in late.stderr) == (3, True)
 
 
 def test_help_of_terminate_says_that_yes_is_required_without_a_terminal(runctl):

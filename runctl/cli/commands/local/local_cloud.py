@@ -60,6 +60,14 @@ def isolation_of(health: dict[str, Any]) -> Iterator[str]:
             "instances have other checkpoint paths than on EC2 and share this machine's /tmp: "
             f"{health['shares_paths_because']}"
         )
+    if health["own_user"]:
+        yield "programs have a user of their own, to whom closed folders such as /root are empty"
+    else:
+        reason = health["shares_user_because"] or "the knob own_user is off"
+        yield (
+            f"programs run as the user of the local cloud ({reason}): nothing keeps them from this "
+            "user's files, from the agents, and from the credentials of every run here"
+        )
     if not health["has_engine"]:
         yield f"instances have no Docker engine: {health['no_engine_because']}"
 

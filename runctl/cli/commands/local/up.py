@@ -38,6 +38,14 @@ def up(
             "this machine's disk).",
         ),
     ] = None,
+    own_user: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-user/--no-own-user",
+            help="Whether programs run as a user of their own, which needs root (default: where "
+            "possible).",
+        ),
+    ] = None,
 ) -> None:
     """Start the local cloud and deploy runctl onto it."""
     require_extra("local")
@@ -48,7 +56,7 @@ def up(
     began = datetime.now(timezone.utc)
     output = invocation.output
     with translated(), output.spinner("starting the local cloud") as update:
-        endpoint = _start(disk_bytes)
+        endpoint = _start(disk_bytes, own_user)
         outputs = deploy(endpoint, project=application.folder, cdk=cdk, progress=update)
     took = (datetime.now(timezone.utc) - began).total_seconds()
     output.note(f"the local cloud is running after {took:.0f} s in {endpoint.home}")
@@ -66,6 +74,7 @@ def up(
             "stacks": sorted(outputs),
             "disk_bytes": health["disk_bytes"],
             "own_paths": health["own_paths"],
+            "own_user": health["own_user"],
             "environment": names,
         },
         f"{endpoint.url}\n",
@@ -93,8 +102,8 @@ def _disk_bytes(disk_gib: int | None) -> int:
     return disk_gib * GIB
 
 
-def _start(disk_bytes: int) -> Endpoint:
-    """Start the local cloud unless it is running; new instances get a disk of the given size."""
+def _start(disk_bytes: int, own_user: bool | None) -> Endpoint:
+    """Start the local cloud unless it is running; the settings hold for new instances."""
     running = find()
     if running and disk_bytes:
         client = open_client(running)
@@ -104,4 +113,6 @@ def _start(disk_bytes: int) -> Endpoint:
                 "`runctl local down`"
             )
         client.set_knobs(disk_bytes=disk_bytes)
-    return running or start(own_disks=bool(disk_bytes), disk_bytes=disk_bytes)
+    if running and own_user is not None:
+        open_client(running).set_knobs(own_user=own_user)
+    return running or start(own_disks=bool(disk_bytes), disk_bytes=disk_bytes, own_user=own_user)
