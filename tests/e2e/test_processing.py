@@ -173,6 +173,8 @@ def test_a_job_on_several_instances_fails_with_the_words_of_its_shard_and_is_res
     assert group.ended is RunStatus.FAILED
 
     mended.touch()
+    # The run of the other shard was stopped with the job, unless it had completed by then.
+    wait_for(lambda: testbed.run(f"{name}-0001").ended, "the other run to end")
     before = testbed.run(f"{name}-0001")
     testbed.processing_workflow.start_run(f"{name}-r2", {"group_id": name})
     ended = wait_for_job(testbed, f"{name}-r2")
