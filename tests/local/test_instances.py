@@ -192,6 +192,26 @@ def test_an_on_demand_instance_that_shuts_down_is_only_stopped_by_default(cloud:
     cloud.admin.wait_for_state(instance_id, "stopped")
 
 
+# Writes at once when it is asked to end.
+HEEDFUL = """#!/bin/sh
+exec python3 -c 'import os, pathlib, signal
+root = pathlib.Path(os.environ["RUNCTL_ROOT"])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+(root / "pids").write_text(f"{os.getpid()}\\n")
+signal.sigwait([signal.SIGTERM])
+(root / "bye").touch()'
+"""
+
+
+def test_without_a_notice_no_process_is_asked_to_end(cloud: Cloud) -> None:
+    instance_id = cloud.launch(HEEDFUL)
+    (running,) = pids(cloud, instance_id, "pids", 1)
+    cloud.admin.interrupt(instance_id, notice=False)
+    cloud.admin.wait_for_state(instance_id, "terminated")
+    assert not is_alive(running)
+    assert not (cloud.root(instance_id) / "bye").exists()
+
+
 def test_terminating_lets_services_shut_down_in_order(cloud: Cloud) -> None:
     script = (
         "#!/bin/bash\n"

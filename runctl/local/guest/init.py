@@ -209,8 +209,11 @@ class Supervisor:
             grace_seconds = self.grace_seconds
         deadline = time.monotonic() + grace_seconds
         if self._going_down is None:
-            kept = self.services.close()
-            send(set(descendants(os.getpid())) - kept, signal.SIGTERM)
+            self.services.close()
+            # Without a grace period, nobody may begin to end in the moment before the SIGKILL.
+            if grace_seconds > 0:
+                kept = self.services.stop_all()
+                send(set(descendants(os.getpid())) - kept, signal.SIGTERM)
         self._going_down = min(deadline, self._going_down or deadline)
 
     def _read_orders(self) -> None:

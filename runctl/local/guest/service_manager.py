@@ -105,9 +105,12 @@ class ServiceManager:
                 return True
         return False
 
-    def close(self) -> set[int]:
-        """Stop every service, start none again, and return the processes concerned."""
+    def close(self) -> None:
+        """Start no service again."""
         self.closed = True
+
+    def stop_all(self) -> set[int]:
+        """Ask every service to stop, and return the processes concerned."""
         parents = [unit.parent_pid for unit in self._units.values() if unit.parent_pid]
         send(parents, SIGTERM)
         return {pid for parent in parents for pid in (parent, *descendants(parent))}
