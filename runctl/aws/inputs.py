@@ -8,7 +8,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, message_of, translated
-from runctl.aws.objects import ELSEWHERE, FORBIDDEN, MISSING
+from runctl.aws.missing_objects import MISSING
+from runctl.aws.objects import ELSEWHERE, FORBIDDEN
 from runctl.model.errors import ForbiddenDataError, RequestError
 from runctl.model.input_sources import InputSource, StoredObject
 from runctl.model.object_checksums import Checksum

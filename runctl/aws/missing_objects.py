@@ -9,8 +9,23 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from runctl.aws.errors import code_of
+from runctl.model.errors import NotFoundError
+
+# The codes of S3's answers, which has other ones for HEAD, without a body.
+MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied"})
 _ASKED = "runctl_asked"
+
+
+def get_object(client: Any, bucket: str, key: str) -> Any:
+    """Return S3's answer with an object; raises NotFoundError if there is none."""
+    try:
+        return client.get_object(Bucket=bucket, Key=key)
+    except ClientError as exc:
+        if code_of(exc) in MISSING:
+            raise NotFoundError(f"s3://{bucket}/{key} does not exist") from exc
+        raise
 
 
 def distinguish_missing(client: Any) -> None:

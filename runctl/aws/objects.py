@@ -8,12 +8,12 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.code_archive import read_context
 from runctl.aws.errors import code_of, message_of, translated
+from runctl.aws.missing_objects import MISSING
 from runctl.model import identity
 from runctl.model.build_context import BuildContext
 from runctl.model.errors import NotFoundError, UnexpectedAwsError
 from runctl.model.s3_uri import split_s3_uri
 
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
 # The answers to a write whose condition about an existing object does not hold.
 UNFULFILLED = frozenset({"404", "NoSuchKey", "412", "PreconditionFailed"})

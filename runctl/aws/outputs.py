@@ -8,6 +8,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
+from runctl.aws.missing_objects import FORBIDDEN, MISSING
 from runctl.beneath.opened_file import OpenedFile
 from runctl.model import identity
 from runctl.model.errors import RunctlError, TransientError
@@ -19,8 +20,6 @@ MAX_PARTS = 10_000
 UPLOAD_THREADS = 2
 ATTEMPT = "runctl-attempt"
 RUN = "runctl-run"
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-FORBIDDEN = frozenset({"403", "AccessDenied"})
 # Another writer has stored or removed the object since it was looked up, or is doing so.
 CHANGED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict", *MISSING})
 MAX_CONFLICTS = 10

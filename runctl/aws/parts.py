@@ -11,14 +11,12 @@ from runctl.aws.errors import code_of, translated
 from runctl.aws.fast_s3.byte_budget import ByteBudget
 from runctl.aws.fast_s3.http1 import Buffer, StrangeAnswerError, Write
 from runctl.aws.fast_s3.sender import FastS3Sender
+from runctl.aws.missing_objects import FORBIDDEN, MISSING
 from runctl.model.checkpoint import Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
 from runctl.model.manifest_rules import DIGEST
 from runctl.policy.garbage import StoredPart
 
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-# Never "missing": our roles may list the bucket, and then S3 answers 404 for a missing object.
-FORBIDDEN = frozenset({"403", "AccessDenied"})
 ALREADY_THERE = frozenset({"412", "PreconditionFailed"})
 # Two writers of one key at the same instant: S3 refuses one of them and asks it to try again.
 CONFLICT = frozenset({"409", "ConditionalRequestConflict", "OperationAborted"})

@@ -10,10 +10,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
-from runctl.aws.objects import FORBIDDEN, MISSING, explain_write
+from runctl.aws.missing_objects import MISSING, get_object
+from runctl.aws.objects import FORBIDDEN, explain_write
 from runctl.aws.outputs import CHANGED
 from runctl.model import identity
-from runctl.model.errors import ForbiddenDataError, NotFoundError
+from runctl.model.errors import ForbiddenDataError
 from runctl.model.shard import CLAIM, DONE, FAILED, INDEX, PlanHeader, read_result
 
 
@@ -64,13 +65,7 @@ class ProcessingJobs:
         for first in first_shards:
             key = identity.index_part_key(header.run_id, first)
             with translated():
-                try:
-                    answer = self._client.get_object(Bucket=self._bucket, Key=key)
-                except ClientError as exc:
-                    if code_of(exc) in MISSING:
-                        raise NotFoundError(f"s3://{self._bucket}/{key} does not exist") from exc
-                    raise
-                parts.append(answer["Body"].read())
+                parts.append(get_object(self._client, self._bucket, key)["Body"].read())
         states = Counter(
             read_result(line.decode()).get("status") for part in parts for line in part.splitlines()
         )

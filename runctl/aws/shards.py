@@ -9,6 +9,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
+from runctl.aws.missing_objects import MISSING, get_object
 from runctl.aws.outputs import ATTEMPT, CHANGED, MAX_CONFLICTS, put_file
 from runctl.beneath.opened_file import OpenedFile
 from runctl.model import identity
@@ -17,7 +18,6 @@ from runctl.model.shard import read_result
 
 SHARD = "runctl-shard"
 CHUNK_BYTES = 1024 * 1024
-MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 class ShardStore:
@@ -204,12 +204,7 @@ class ShardStore:
 
     def _read(self, key: str) -> str:
         with translated():
-            try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=key)
-            except ClientError as exc:
-                if code_of(exc) in MISSING:
-                    raise NotFoundError(f"s3://{self._bucket}/{key} does not exist") from exc
-                raise
+            answer = get_object(self._client, self._bucket, key)
             return str(answer["Body"].read().decode(errors="replace"))
 
     def _put(self, key: str, body: bytes) -> None:
@@ -219,12 +214,7 @@ class ShardStore:
     def _download(self, key: str, path: Path) -> None:
         part = path.with_name(f"{path.name}.{threading.get_ident()}")
         with translated():
-            try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=key)
-            except ClientError as exc:
-                if code_of(exc) in MISSING:
-                    raise NotFoundError(f"s3://{self._bucket}/{key} does not exist") from exc
-                raise
+            answer = get_object(self._client, self._bucket, key)
             with contextlib.closing(answer["Body"]) as body, part.open("wb") as stream:
                 for chunk in body.iter_chunks(CHUNK_BYTES):
                     stream.write(chunk)
