@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from runctl.local import daemon
-from runctl.local.client import LocalCloudClient
+from runctl.local.client import LocalCloudClient, LocalCloudError
 from tests.local.clouds import Cloud, eventually, packed, unique
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,11 @@ def read(s3: Any, bucket: str, key: str, **fields: Any) -> bytes:
     return content
 
 
+def dates(s3: Any, bucket: str) -> dict[str, datetime]:
+    listed = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    return {each["Key"]: each["LastModified"] for each in listed}
+
+
 def stored(cloud: Cloud) -> int:
     """Return the size of all contents on disk."""
     return sum(path.stat().st_size for path in (cloud.endpoint.home / "s3").iterdir())
@@ -53,6 +59,24 @@ def wait_until_stored(cloud: Cloud, size: int) -> None:
 
 def code_of(caught: pytest.ExceptionInfo[ClientError]) -> str:
     return str(caught.value.response["Error"]["Code"])
+
+
+def test_objects_with_a_prefix_are_dated_back_and_no_others(
+    cloud: Cloud, s3: Any, bucket: str
+) -> None:
+    for key in ("a/x", "a/y", "b"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"1")
+    before = dates(s3, bucket)
+    assert cloud.admin.make_objects_older(bucket, "a/", days=1.5) == 2
+    after = dates(s3, bucket)
+    aged = {key: before[key] - after[key] for key in before}
+    assert aged["b"] == timedelta(0)
+    for key in ("a/x", "a/y"):
+        assert timedelta(days=1.5) <= aged[key] < timedelta(days=1.5, seconds=1)
+        assert s3.head_object(Bucket=bucket, Key=key)["LastModified"] == after[key]
+    for days, wanted, said in ((0, bucket, "older_by_days"), (1, "none", "'none' does not exist")):
+        with pytest.raises(LocalCloudError, match=said):
+            cloud.admin.make_objects_older(wanted, "a/", days=days)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4 * KIB, 4 * KIB + 1, MIB, MIB + 1, 3 * MIB + 7])

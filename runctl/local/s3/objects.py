@@ -42,6 +42,8 @@ def install(folder: Path) -> None:
 
 def make_older(bucket: str, prefix: str, *, by: timedelta) -> int:
     """Date the objects with a prefix back, and return how many there are."""
+    if bucket not in s3._buckets:
+        raise ValueError(f"bucket: {bucket!r} does not exist")
     stored = s3._buckets[bucket]["objects"]
     records = [record for key, record in stored.items() if key.startswith(prefix)]
     for record in records:
