@@ -111,10 +111,11 @@ def _without_value(metric: str, measured: Mapping[str, float], not_finite: froze
         return f"the last value of {metric} is NaN or infinite; see the log of the trial's run"
     names = sorted({*measured, *not_finite} - {"step"})
     others = ", ".join(names[:MAX_NAMES_SHOWN]) + (", …" if len(names) > MAX_NAMES_SHOWN else "")
+    if names:
+        return f"the script never reported {metric}, but {others}; name one of them as the metric"
     return (
-        f"the script never reported {metric}; "
-        + (f"it reported {others}" if names else "it reported no metric")
-        + ": write lines of JSON to RUNCTL_METRICS_FILE, or metrics.json to RUNCTL_OUTPUT_DIR"
+        f"the script reported no metric, and never {metric}; write it as a line of JSON to "
+        "RUNCTL_METRICS_FILE, or into metrics.json in RUNCTL_OUTPUT_DIR"
     )
 
 

@@ -154,7 +154,7 @@ def checkpoint_text(run: RunDocument) -> str:
     """Describe the newest checkpoint and its age; empty for a run that is not expected to save."""
     if run.is_service:
         return ""
-    if run.entry.kind == EVALUATE and not run.entry.has_checkpoint:
+    if run.entry.kind in {EVALUATE, PROCESS} and not run.entry.has_checkpoint:
         return ""
     if not run.entry.has_checkpoint or run.committed_at is None:
         return "none" if run.entry.has_ended else "none yet"

@@ -116,6 +116,7 @@ def summary(run: RunDocument, *, width: int) -> Text:
     parts = [name] if (name := checkpoint_name(run.entry)) else []
     if run.shards is not None:
         parts.append(f"{run.shards.done} of {run.shards.total} shards")
+        parts += [f"{run.shards.failed} failed"] if run.shards.failed else []
     parts.append(f"{count} attempt{'s' if count != 1 else ''}")
     parts += counts_text(run.cost)
     if run.entry.ended_at is not None:

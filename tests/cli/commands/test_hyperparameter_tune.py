@@ -146,10 +146,13 @@ def test_a_trial_without_an_end_is_stale_once_the_sweep_has_ended(runctl, sweep)
     assert document["counts"] == {"completed": 1, "failed": 1, "stale": 1}
 
 
-def test_the_best_trial_is_printed_with_its_run(runctl, sweep):
+def test_the_best_trial_is_printed_with_its_run(runctl, sweep, deployed):
+    deployed.begin("search-0001")
+    deployed.train("search-0001", 1)
     done = runctl("sweep", "best", "search")
-    assert "trial 1: loss 0.25 with lr=0.1 (search-0001)" in done.stdout
-    assert "runctl checkpoints pull search-0001" in done.stdout
+    assert done.stdout == "trial 1: loss 0.25 with lr=0.1 (search-0001)\n"
+    deployed.commit("search-0001", 1, 3)
+    assert "runctl checkpoints pull search-0001" in runctl("sweep", "best", "search").stdout
     assert runctl("--json", "sweep", "best", "search").document["hyperparameters"] == {"lr": 0.1}
 
 
@@ -157,6 +160,10 @@ def test_sweeps_are_listed(runctl, sweep):
     assert "search" in runctl("sweep", "list").stdout
     (entry,) = runctl("--json", "sweep", "list").document["sweeps"]
     assert (entry["sweep"], entry["status"]) == ("search", "running")
+    reason = "no trial is completed; trial 1: exit code 2: usage: train.py\nbad --lr"
+    sweep.groups.end_group("search", status=RunStatus.FAILED, reason=reason, now=NOW)
+    printed = " ".join(runctl("sweep", "list").stdout.split())
+    assert printed.endswith("no trial is completed; trial 1: … bad --lr")
 
 
 def test_an_unknown_sweep_is_not_found(runctl, sweep):

@@ -15,6 +15,7 @@ from runctl.cli.display.status_page import status_page
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, Launched, Run, summarize
+from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 from runctl.report.reasons import brief
 from runctl.report.run_document import document_of
@@ -173,3 +174,19 @@ def test_word_that_is_wider_than_the_page_is_not_divided() -> None:
         f"        {word}",
         "        at all",
     ]
+
+
+def test_a_run_that_processes_data_has_shards_and_no_checkpoint() -> None:
+    process = RunRequest.of(kind="process", script="clean.py", code="s3://b/c.tar.gz")
+    young = replace(
+        RUN, request=process, ended=None, ended_at=None, reason="", newest=None, step=None,
+        committed_at=None,
+    )  # fmt: skip
+    assert "checkpoint" not in "".join(
+        printed(following_view(NAME, document_of(young, [], now=NOW)), 120)
+    )
+    shards = ShardProgress(total=6, done=4, failed=2)
+    last = make_attempt(1, run_id=NAME, stage=AttemptStage.ENDED, shards=shards)
+    ended = replace(young, ended=RunStatus.COMPLETED, ended_at=NOW)
+    (line,) = printed(summary(document_of(ended, [last], now=NOW), width=120), 120)
+    assert "completed: 4 of 6 shards, 2 failed, 1 attempt" in line

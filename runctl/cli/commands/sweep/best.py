@@ -22,8 +22,12 @@ def best(invocation: Invocation, sweep: SweepName) -> None:
             f"no trial of {sweep} has been completed with a value of {document.options.metric}; "
             f"see `runctl sweep status {sweep}`"
         )
-    fetch = f"runctl checkpoints pull {found.run_id}{invocation.flag}"
+    run = cloud.ledger.find_run(found.run_id)
+    parts = [best_text(found, document.options)]
+    if run is not None and run.newest:
+        fetch = f"runctl checkpoints pull {found.run_id}{invocation.flag}"
+        parts.append(f"its newest checkpoint: {fetch}")
     invocation.output.result(
         {"sweep": sweep, "metric": document.options.metric, **trial_entry(found)},
-        f"{best_text(found, document.options)}\nits newest checkpoint: {fetch}",
+        "\n".join(parts),
     )

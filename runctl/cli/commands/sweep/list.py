@@ -12,6 +12,7 @@ from rich.text import Text
 from runctl.cli.display.styles import STATUS_STYLES
 from runctl.cli.invocation import Invocation
 from runctl.model.outcome import RunStatus
+from runctl.report.reasons import brief
 from runctl.report.sweep_document import KIND
 from runctl.report.wording import format_duration, instant_text
 
@@ -42,7 +43,7 @@ def list_sweeps(
             group.group_id,
             Text(status.value, style=STATUS_STYLES[status]),
             f"{format_duration(now - group.started_at)} ago",
-            group.reason,
+            brief(group.reason),
         )
     invocation.output.result(
         {"sweeps": entries}, table if entries else Text("no sweeps yet", style="dim")
