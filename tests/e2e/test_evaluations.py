@@ -1,8 +1,5 @@
 """Checkpoints are evaluated: of S3 and of runs, one and every one, through interruptions."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ import pytest
 from runctl.model.evaluation_history import read_history
 from runctl.model.outcome import OutcomeKind
 from tests.e2e.books import check_machines
+from tests.e2e.printed import printed_command, start_printed
 from tests.e2e.testbed import PROJECT, Testbed
 
 pytestmark = pytest.mark.e2e
@@ -131,43 +129,34 @@ def test_an_evaluation_interrupted_twice_continues_where_it_was(
     check_machines(testbed, run_id)
 
 
-@pytest.mark.parametrize("instance", ["$INSTANCE_ID", ""])
-def test_the_command_of_the_roadmap_runs_as_it_is_printed(
+@pytest.mark.parametrize("instance", [True, False])
+def test_the_printed_command_evaluates_a_checkpoint(
     testbed: Testbed,
     trained: tuple[str, str],
     test_data: str,
     new_name,
     tmp_path: Path,
-    instance: str,
+    instance: bool,
 ):
     bucket, name = testbed.deployment.bucket, new_name()
-    checkpoint = f"s3://{bucket}/runs/{trained[0]}/outputs/weights.npz"
+    testbed.clients.get("s3").copy_object(
+        Bucket=bucket,
+        Key="inputs/checkpoints/best.pt",
+        CopySource={"Bucket": bucket, "Key": f"runs/{trained[0]}/outputs/weights.npz"},
+    )
     scripts = tmp_path / "project" / "scripts"
     scripts.mkdir(parents=True)
     (scripts / "evaluate.py").write_text(EVALUATES.read_text())
-    (tmp_path / "project" / ".runctl.toml").touch()
-    create = "runctl aws create --spot --instance-type m5.large --keep-alive 1 --output instance-id"
-    printed = f"""runctl aws train {instance} scripts/evaluate.py \\
-    --checkpoint {checkpoint} \\
-    --test-data {test_data} \\
-    --output s3://{bucket}/outputs/{name}/
-"""
-    done = subprocess.run(
-        ["bash", "-ec", f"INSTANCE_ID={f'$({create})' if instance else ''}\n{printed}"],
-        cwd=tmp_path / "project",
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RUNCTL_LOCAL": "1",
-            "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "this is an evaluation: runctl reads --checkpoint, --test-data and" in done.stderr
+    names = {
+        "BUCKET": bucket,
+        "inputs/test-data": "inputs/digits-to-test",
+        "evaluation-results": name,
+    }
+    command = printed_command("runctl aws train $INSTANCE_ID scripts/evaluate.py")
+    process = start_printed(testbed, command, tmp_path / "project", names=names, instance=instance)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert "this is an evaluation: runctl reads --checkpoint, --test-data and" in printed
     assert b'"accuracy"' in read(testbed, f"outputs/{name}/metrics.json")
     assert read(testbed, f"outputs/{name}/confusion.csv")
 

@@ -1,7 +1,6 @@
 """Data is processed shard by shard, each once, through interruptions with and without a notice."""
 
 import json
-import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,6 +11,7 @@ import pytest
 from runctl.aws.workflow import Execution
 from runctl.model.outcome import OutcomeKind, RunStatus
 from tests.e2e.books import check_machines
+from tests.e2e.printed import printed_command, start_printed
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -186,37 +186,21 @@ def test_a_job_on_several_instances_fails_with_the_words_of_its_shard_and_is_res
         assert testbed.run(f"{name}-0001") == before
 
 
-@pytest.mark.parametrize("instance", ["$INSTANCE_ID", ""])
-def test_the_command_of_the_roadmap_runs_as_it_is_printed(
-    testbed: Testbed, digits: str, new_name, tmp_path: Path, instance: str
+@pytest.mark.parametrize("instance", [True, False])
+def test_the_printed_command_processes_data(
+    testbed: Testbed, digits: str, new_name, tmp_path: Path, instance: bool
 ):
-    output = f"s3://{testbed.deployment.bucket}/outputs/{new_name()}/"
+    name = new_name()
+    output = f"s3://{testbed.deployment.bucket}/outputs/{name}/"
     (tmp_path / "project" / "scripts").mkdir(parents=True)
     (tmp_path / "project" / "scripts" / "preprocess.py").write_text(EXAMPLE.read_text())
-    (tmp_path / "project" / ".runctl.toml").touch()
-    create = "runctl aws create --spot --instance-type m5.large --keep-alive 1 --output instance-id"
-    printed = f"""runctl aws train {instance} scripts/preprocess.py \\
-    --input-s3 {digits} \\
-    --output-s3 {output} \\
-    --workers 8
-"""
-    done = subprocess.run(
-        ["bash", "-ec", f"INSTANCE_ID={f'$({create})' if instance else ''}\n{printed}"],
-        cwd=tmp_path / "project",
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RUNCTL_LOCAL": "1",
-            "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "this is a run that processes data: runctl reads" in done.stderr
-    assert "completed: 6 of 6 shards" in done.stdout
+    names = {"BUCKET": testbed.deployment.bucket, "raw-data": "digits", "processed-data": name}
+    command = printed_command("runctl aws train $INSTANCE_ID scripts/preprocess.py")
+    process = start_printed(testbed, command, tmp_path / "project", names=names, instance=instance)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert "this is a run that processes data: runctl reads" in printed
+    assert "completed: 6 of 6 shards" in printed
     check_dataset(testbed, output, by_hand(tmp_path / "expected"))
 
 

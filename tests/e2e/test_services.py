@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.e2e.printed import printed_command, start_printed
 from tests.e2e.serving import CountingClient, connected
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
@@ -186,3 +187,35 @@ def test_a_replica_is_taken_while_the_other_one_answers(
         arn = testbed.workflow.execution_arn(run_id)
         testbed.clients.get("stepfunctions").stop_execution(executionArn=arn)
         testbed.wait_for_no_instance(run_id)
+
+
+@pytest.mark.parametrize("instance", [True, False])
+def test_the_printed_command_serves_a_model(
+    testbed: Testbed, checkpoint: str, tmp_path: Path, instance: bool
+):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "inference_server.py").write_text(SERVER)
+    known = {run.run_id for run in testbed.ledger.list_runs()}
+    names = {"BUCKET": testbed.deployment.bucket, "checkpoints/best.pt": "model/best.npz"}
+    command = printed_command("runctl aws serve $INSTANCE_ID")
+    process = start_printed(testbed, command, tmp_path, names=names, instance=instance)
+
+    def find() -> str | None:
+        found = [run.run_id for run in testbed.ledger.list_runs() if run.run_id not in known]
+        return next((run_id for run_id in found if run_id.startswith("inference-server")), None)
+
+    run_id = wait_for(find, "the service to begin")
+    assert isinstance(run_id, str)
+    wait_for(lambda: is_ready(testbed, run_id, 1), f"{run_id} to be ready")
+    port = free_port()
+    with connected(testbed, run_id, port):
+        client = CountingClient(port, "/")
+        with client.running(clients=1):
+            wait_for(lambda: client.answers[f"{run_id} 1"], "an answer")
+        assert client.lost == []
+    testbed.clients.get("stepfunctions").stop_execution(
+        executionArn=testbed.workflow.execution_arn(run_id)
+    )
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    assert f"{run_id} stopped" in printed

@@ -16,17 +16,11 @@ import pytest
 from runctl.aws.services import AwsServices
 from runctl.model.identity import sweep_results_key
 from runctl.model.trial import Trial, TrialState
+from tests.e2e.printed import printed_command
 from tests.e2e.testbed import Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 RUNCTL = str(Path(sys.executable).parent / "runctl")
-ROADMAP = """
-runctl aws hyperparameter-tune \
-    --script training/train.py \
-    --hyperparameters learning_rate:0.001,0.01,0.1 batch_size:32,64,128 \
-    --instances 5 \
-    --spot
-"""
 # Instances share this machine: trace/ shows which points were tried, and gate/ lets trials go on.
 TRAINER = """
 import argparse, json, os, pathlib, time
@@ -140,14 +134,14 @@ def results(services: AwsServices, sweep: str) -> dict[str, Any]:
     return document
 
 
-def test_the_roadmaps_command_tries_nine_points_once_through_two_interruptions(
+def test_the_printed_command_tries_nine_points_once_through_two_interruptions(
     testbed: Testbed, services: AwsServices, project: Path, shared: Path
 ) -> None:
     known = {group.group_id for group in services.groups.list_groups()}
     noticed, lost = ("0.01", "64"), ("0.001", "32")
     for point in (noticed, lost):
         (shared / "hold" / "-".join(point)).touch()
-    process = start(testbed, project, ROADMAP)
+    process = start(testbed, project, printed_command("runctl aws hyperparameter-tune"))
     sweep = newest_sweep(services, known)
     for point, notice in ((noticed, True), (lost, False)):
         run_id = trial_of(services, sweep, point).run_id
