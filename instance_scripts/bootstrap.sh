@@ -147,7 +147,7 @@ install_agent() {
     flock -w 600 9 || give_up 'another bootstrap holds the lock'
     if [ "$(cat "$root/opt/runctl/agent/sha256" 2>/dev/null)" != "$RUNCTL_AGENT_SHA256" ]; then
         with_retries "downloading $RUNCTL_AGENT_URI" fetch_agent ||
-            give_up "the agent could not be downloaded from $RUNCTL_AGENT_URI"
+            give_up "the agent could not be downloaded from $RUNCTL_AGENT_URI$(lack_of_space)"
         unpack_agent
     fi
     make_user
@@ -155,6 +155,13 @@ install_agent() {
     write_settings
     write_launcher
     keep_services
+}
+
+# Prints that the disk is full, if it is: programs say so in many ways, or not at all.
+lack_of_space() {
+    local left=''
+    { read -r _ && read -r _ _ _ left _; } < <(df -Pm "$root/opt" 2>/dev/null) || true
+    [ "${left:-50}" -ge 50 ] || printf ': the disk has only %s MiB left' "$left"
 }
 
 # Atomic: an interruption leaves no partially unpacked agent.
@@ -469,6 +476,6 @@ main() {
 }
 
 gave_up='' status=0 kept=0 user=''
-trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "the script failed ($status)"' EXIT
+trap 'status=$?; [ "$status" -eq 0 ] || [ -n "$gave_up" ] || give_up "the script failed ($status)$(lack_of_space)"' EXIT
 prepare
 [ -n "$action" ] || main

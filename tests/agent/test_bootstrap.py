@@ -104,7 +104,7 @@ class StoreDouble(Double):
         return "" if f"Signature={expected}" in given else "the signature is wrong"
 
 
-def an_archive() -> bytes:
+def an_archive(**files: bytes) -> bytes:
     content = io.BytesIO()
     text = b"""import os
 def main():
@@ -116,6 +116,7 @@ def main():
             "runctl/__init__.py": b"",
             "runctl/agent/__init__.py": b"",
             "runctl/agent/__main__.py": text,
+            **files,
         }.items():
             info = tarfile.TarInfo(name)
             info.size = len(body)
@@ -252,6 +253,32 @@ def test_incomplete_header_is_named(boot: Boot, name: str) -> None:
     done = boot.run(**{name: ""})
     assert done.returncode == 1
     assert name in done.stderr
+    assert boot.calls()[-1] == "shutdown -h now"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (os.urandom(1 << 20), "the agent could not be downloaded from s3://bucket/agent.tar.gz"),
+        (an_archive(large=bytes(1 << 20)), "the script failed (2)"),
+    ],
+    ids=["no space to download", "no space to unpack"],
+)
+def test_full_disk_is_reported_and_ends_the_instance(
+    boot: Boot, content: bytes, problem: str
+) -> None:
+    boot.store.content = content
+    disk = boot.root / "opt"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], check=True)
+    try:
+        done = boot.run(RUNCTL_AGENT_SHA256=hashlib.sha256(content).hexdigest())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert done.returncode == 1
+    said = f"runctl bootstrap: {problem}: the disk has only 0 MiB left -- shutting down"
+    assert said in done.stderr.splitlines(), done.stderr
     assert boot.calls()[-1] == "shutdown -h now"
 
 
