@@ -1,8 +1,9 @@
 """The first process of an instance that is a real machine; for others, `runctl.local.guest.init`.
 
 The local cloud starts it if the knob `first_process` names this file. It reads the same commands on
-standard input, and reports the same events. With `RUNCTL_MACHINE_MEMORY` in the knob `environment`,
-the machine gets so many bytes of memory.
+standard input, and reports the same events. In the knob `environment`, `RUNCTL_MACHINE_MEMORY` is
+how many bytes of memory the machine gets, and `RUNCTL_MACHINE_LAYOUT` a shell script that root runs
+in it when it has booted, before its user data.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from tests.machine.booting import Machine
 # What describes an instance that is only a process; a machine has the real paths and addresses.
 _OF_PROCESSES = {
     "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "DOCKER_HOST", "HOME", "LANG",
-    "PATH", "RUNCTL_FREE_PORTS", "RUNCTL_MACHINE_MEMORY", "RUNCTL_ROOT", "RUNCTL_STATE_DIR",
-    "TMPDIR",
+    "PATH", "RUNCTL_FREE_PORTS", "RUNCTL_MACHINE_LAYOUT", "RUNCTL_MACHINE_MEMORY", "RUNCTL_ROOT",
+    "RUNCTL_STATE_DIR", "TMPDIR",
 }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ class Supervisor:
         self._environment = {
             name: value for name, value in environment.items() if name not in _OF_PROCESSES
         }
+        self._layout = environment.get("RUNCTL_MACHINE_LAYOUT", "")
         self._is_booted = asyncio.Event()
         self._is_ordered_off = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +75,8 @@ class Supervisor:
     async def _boot(self) -> None:
         self._is_booted.clear()
         await self._machine.boot()
+        if argv := self._machine.inside("sh", "-ec", self._layout):
+            await (await asyncio.create_subprocess_exec(*argv, stdin=subprocess.DEVNULL)).wait()
         self._is_booted.set()
 
     def _start(self, work: Any) -> None:

@@ -13,6 +13,7 @@ ASK = (
     "curl --silent --show-error --max-time 5 --request PUT "
     "--header 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token"
 )
+USER, SLICE = "runctl-trainer", "runctl-trainer.slice"
 SCOPE = "/runctl.slice/runctl-trainer.slice/"
 
 
@@ -56,10 +57,14 @@ def test_the_trainer_is_in_a_scope_of_the_fenced_slice(machine: Machine) -> None
 
 
 def test_the_fence_refuses_the_trainer_and_nobody_else(machine: Machine) -> None:
-    refused = machine.as_trainer(ASK)
-    assert refused.returncode != 0
-    assert refused.stdout == ""
-    assert machine.run("sh", "-c", ASK)
+    # Both at once; by the slice alone, as a program with `root: true`; by the user alone.
+    for user, group in ((USER, SLICE), ("", SLICE), (USER, "")):
+        refused = machine.attempt("sh", "-c", ASK, user=user, in_slice=group)
+        assert refused.returncode == 7, refused  # no connection, and at once
+        assert refused.stdout == ""
+    # Neither root nor another user outside of it.
+    for user in ("", "nobody"):
+        assert machine.run("sh", "-c", ASK, user=user)
 
 
 def test_an_upgrade_of_a_library_restarts_others_but_not_the_agent(machine: Machine) -> None:

@@ -46,7 +46,8 @@ if not os.environ.get("ONCE"):
             return b"runctl.agent.__main__" in open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError:
             return False
-    agent = next(pid for pid in os.listdir("/proc") if pid.isdigit() and is_agent(pid))
+    # Where the processes of others are hidden, it tries the first one.
+    agent = next((pid for pid in os.listdir("/proc") if pid.isdigit() and is_agent(pid)), "1")
     ask = [sys.executable, "-S", "-c", ASK_TEXT]
     attempt("write /etc", lambda: pathlib.Path("/etc/planted").touch())
     attempt("write a cron job", lambda: pathlib.Path("/etc/cron.d/planted").touch())
