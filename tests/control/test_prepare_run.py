@@ -82,6 +82,16 @@ def test_inputs_that_cannot_be_staged_are_reported_with_all_other_problems(monke
     assert world.ledger.runs == {}
 
 
+def test_a_missing_checkpoint_has_the_field_of_its_kind_of_run():
+    where = {"checkpoint": "s3://data/best/"}
+    for kind in ("serve", "evaluate"):
+        with pytest.raises(InvalidRequestError) as caught:
+            prepare_run(World(), execution(), {**REQUEST, "kind": kind, kind: where})
+        (problem,) = caught.value.problems
+        assert problem.field == f"{kind}.checkpoint"
+        assert "no objects below s3://data/best/" in problem.message
+
+
 def stored_outputs(world: World) -> World:
     world.inputs.sizes = {
         ("bucket", uri.removeprefix("s3://bucket/")): 1 for uri in OF_OTHER_RUNS.values()
