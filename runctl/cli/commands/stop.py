@@ -63,7 +63,7 @@ def stop(
 
 
 def _wait_until_gone(output: Output, cloud: Cloud, run_id: str) -> None:
-    with output.spinner("waiting for the program to save") as update:
+    with output.spinner("waiting for the program to end") as update:
         for progress in watch_stop(cloud, run_id):
             names = ", ".join(progress.instance_ids)
             if not progress.is_done:

@@ -107,6 +107,15 @@ def test_connect_says_why_a_service_cannot_be_reached(deployed, runctl):
     assert "digits has ended: stopped; stopped by the user; start it again with" in done.stderr
 
 
+def test_replicas_that_have_ended_are_resumed_by_their_own_names(deployed, runctl):
+    for name in ("digits-1", "digits-2"):
+        deployed.begin(name, kind="serve", serve={"replicas": 2})
+        deployed.end(name, RunStatus.STOPPED, "stopped by the user")
+    done = runctl("aws", "connect", "digits")
+    assert "all replicas of digits have ended; start it again with" in done.stderr
+    assert "`runctl resume digits-1` and `runctl resume digits-2`" in done.stderr
+
+
 def test_replicas_are_runs_of_their_own_with_instance_types_of_their_own(project, deployed, runctl):
     deployed.put_data(CHECKPOINT)
     types = ",".join(f"m{number}.large" for number in (5, 6, 7)) + ",c5.large,c6i.large,r5.large"

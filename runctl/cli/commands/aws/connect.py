@@ -10,6 +10,8 @@ import typer
 from runctl.cli.invocation import Invocation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runctl.model.run import Run
 
 POLL_SECONDS = 1.0
@@ -65,7 +67,7 @@ def connect(
         asyncio.run(serve(make_targets, port=port, on_listening=on_listening))
     except RunOver as exc:
         raise RunEndedError(
-            f"{exc}; start it again with `runctl resume {run}{invocation.flag}`"
+            f"{exc}; {_how_to_start_again(invocation, [each.run_id for each in found])}"
         ) from exc
     except asyncio.CancelledError:
         output.note("ended")
@@ -92,8 +94,18 @@ def _find_service(invocation: Invocation, name: str) -> list[Run]:
         if run is not None and (run.ended is None or run.reason.startswith(IDLE))
     ]
     if not live:
-        raise RunEndedError(f"all replicas of {name} have ended; resume them one by one")
+        names = [run.run_id for run in found if run is not None]
+        how = _how_to_start_again(invocation, names)
+        raise RunEndedError(f"all replicas of {name} have ended; {how}")
     return live
+
+
+def _how_to_start_again(invocation: Invocation, run_ids: Sequence[str]) -> str:
+    """Return the remedy for a service whose runs have ended: each is resumed by its own name."""
+    from runctl.cli.commands.aws.replicas import listed
+
+    commands = listed(f"`runctl resume {run_id}{invocation.flag}`" for run_id in run_ids)
+    return f"start it again with {commands}"
 
 
 def _find_run(invocation: Invocation, run_id: str) -> Run:
@@ -108,8 +120,8 @@ def _find_run(invocation: Invocation, run_id: str) -> Run:
         raise RequestError(f"{run_id} is a run of the kind {run.request.kind}, not a service")
     if run.ended is not None and not run.reason.startswith(IDLE):
         raise RunEndedError(
-            f"{run_id} has ended: {run.ended.value}; {run.reason}; start it again with "
-            f"`runctl resume {run_id}{invocation.flag}`"
+            f"{run_id} has ended: {run.ended.value}; {run.reason}; "
+            f"{_how_to_start_again(invocation, [run_id])}"
         )
     return run
 
