@@ -53,7 +53,7 @@ OLD_STAGES = {"training": AttemptStage.RUNNING}
 SUMMARY_VERSION = 1
 SUMMARY_ATTRIBUTES = (
     "last_attempt", "last_pool", "pool_attempt", "running_attempts", "is_recovering",
-    "interruptions", "failures",
+    "completed_attempts", "interruptions", "failures",
 )  # fmt: skip
 
 
@@ -154,6 +154,7 @@ def summary_values(summary: AttemptsSummary) -> Item:
         "pool_attempt": summary.pool_attempt or None,
         "running_attempts": set(summary.running) or None,
         "is_recovering": summary.is_recovering or None,
+        "completed_attempts": set(summary.completed) or None,
         "interruptions": summary.interruptions or None,
         "failures": summary.failures or None,
     }
@@ -168,6 +169,7 @@ def _summary(item: Mapping[str, Any]) -> AttemptsSummary | None:
         pool_attempt=whole_number_of(item, "pool_attempt") or 0,
         running=frozenset(int(number) for number in item.get("running_attempts", ())),
         is_recovering=bool(item.get("is_recovering")),
+        completed=frozenset(int(number) for number in item.get("completed_attempts", ())),
         interruptions=whole_number_of(item, "interruptions") or 0,
         failures=whole_number_of(item, "failures") or 0,
     )

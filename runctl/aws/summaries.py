@@ -46,8 +46,11 @@ def count_end(run_id: str, number: int, outcome: Outcome) -> Item:
     update = "DELETE #running_attempts :numbers"
     values: dict[str, Any] = {"numbers": {number}}
     if added:
-        update += f" ADD {', '.join(added)}"
         values["one"] = 1
+    if outcome.kind is OutcomeKind.COMPLETED:
+        added.append("#completed_attempts :numbers")
+    if added:
+        update += f" ADD {', '.join(added)}"
     if outcome.kind is not OutcomeKind.NO_CAPACITY:
         update += " SET #is_recovering = :yes"
         values["yes"] = True

@@ -3,6 +3,7 @@
 RunctlError
 ├── RequestError                 the user's input; the command line exits 2
 │   ├── InvalidRequestError      a run request with one or more bad fields
+│   ├── ForbiddenDataError       the caller has no permission for data in S3
 │   ├── ProjectError             the project folder cannot be packed
 │   ├── SettingsError            `.runctl.toml` or an environment variable is wrong
 │   └── SetupError               this machine lacks what the command needs

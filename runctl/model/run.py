@@ -28,7 +28,8 @@ class AttemptsSummary:
     `last` is the number of the last attempt, 0 before the first, and `pool` the pool of the last
     that was launched, that of its first node; `pool_attempt` is the number of that one. `running`
     are the numbers of those that have the task token and have not ended; `is_recovering` says that
-    an attempt ended for another reason than missing capacity.
+    an attempt ended for another reason than missing capacity. `completed` are the numbers of
+    those whose program was done.
     """
 
     last: int = 0
@@ -36,6 +37,7 @@ class AttemptsSummary:
     pool_attempt: int = 0
     running: frozenset[int] = frozenset()
     is_recovering: bool = False
+    completed: frozenset[int] = frozenset()
     interruptions: int = 0
     failures: int = 0
 
@@ -352,28 +354,30 @@ def summarize(attempts: Sequence[Attempt]) -> AttemptsSummary:
             attempt.number for attempt in attempts if attempt.stage is AttemptStage.RUNNING
         ),
         is_recovering=any(end.kind is not OutcomeKind.NO_CAPACITY for end in ends),
+        completed=frozenset(
+            attempt.number
+            for attempt in attempts
+            if attempt.ended is not None and attempt.ended.kind is OutcomeKind.COMPLETED
+        ),
         interruptions=sum(end.kind in INTERRUPTIONS for end in ends),
         failures=sum(is_own_failure(end) for end in ends),
     )
 
 
 def status_of(run: Run, summary: AttemptsSummary) -> RunStatus:
-    """Return the status of a run from a summary of its attempts."""
+    """Return the status of a run from a summary of its attempts.
+
+    Between the end of its last attempt and its own, a run that is done is not recovering.
+    """
     if run.ended is not None:
         return run.ended
     if not summary.last:
         return RunStatus.PENDING
-    if summary.running:
+    if summary.running or summary.last in summary.completed:
         return RunStatus.RUNNING
     return RunStatus.RECOVERING if summary.is_recovering else RunStatus.LAUNCHING
 
 
 def derive_status(run: Run, attempts: Sequence[Attempt]) -> RunStatus:
-    """Return the status of a run from its attempts, given in the order of their numbers.
-
-    Between the end of its last attempt and its own, a run that is done is not recovering.
-    """
-    last = attempts[-1].ended if attempts else None
-    if run.ended is None and last is not None and last.kind is OutcomeKind.COMPLETED:
-        return RunStatus.RUNNING
+    """Return the status of a run from its attempts, given in the order of their numbers."""
     return status_of(run, summarize(attempts))

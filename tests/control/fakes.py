@@ -318,6 +318,8 @@ class MemoryLedger:
                     running=summary.running - {number},
                     is_recovering=summary.is_recovering
                     or outcome.kind is not OutcomeKind.NO_CAPACITY,
+                    completed=summary.completed
+                    | ({number} if outcome.kind is OutcomeKind.COMPLETED else set()),
                     interruptions=summary.interruptions + (outcome.kind in INTERRUPTIONS),
                     failures=summary.failures + is_own_failure(outcome),
                 )

@@ -58,7 +58,7 @@ def test_input_and_output_are_required(missing):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("s3://buc/raw/", "s3://buc/raw/", "is inside the input"),
+        ("s3://buc/raw/", "s3://buc/raw/", "is the input, too"),
         ("s3://buc/raw/", "s3://buc/raw/out/", "is inside the input"),
         ("s3://buc/", "s3://buc/out/", "is inside the input"),
         ("s3://buc/all/raw/", "s3://buc/all/", "contains the input"),
