@@ -22,6 +22,7 @@ from runctl.agent.runtime.container_family import ContainerFamily, Started
 from runctl.agent.runtime.engine import Engine, EngineError
 from runctl.agent.runtime.lead_process import LeadEnd, Printed
 from runctl.agent.runtime.ports import Contract
+from runctl.beneath.kernel_calls import open_process
 from runctl.model.errors import RequestError
 
 START_SECONDS = 120.0
@@ -145,7 +146,7 @@ class ContainerProcess:
             poll = select.poll()
             for pid in (started.lead, self._client.pid):
                 with contextlib.suppress(ProcessLookupError):
-                    descriptor = os.pidfd_open(pid)
+                    descriptor = open_process(pid)
                     stack.callback(os.close, descriptor)
                     poll.register(descriptor, select.POLLIN)
             while processes.is_alive(started.lead) and not poll.poll(EXIT_POLL_MS):

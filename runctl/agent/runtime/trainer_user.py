@@ -21,6 +21,7 @@ from runctl.agent.instance.left_records import remove_records_of
 from runctl.agent.instance.ownership import give_to, remove_files_of
 from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.runtime.systemd_scope import CONTROL_GROUP, scope
+from runctl.beneath.kernel_calls import open_memory
 from runctl.model.errors import RequestError
 from runctl.model.request import RunRequest
 
@@ -139,7 +140,7 @@ def starting(
         return
     words = [*scope(), *as_user_words(user, source=as_user.FROM_INPUT), *command]
     ours = {"PATH": os.environ.get("PATH", os.defpath)}
-    with os.fdopen(os.memfd_create("variables"), "w+b") as variables:
+    with os.fdopen(open_memory("variables"), "w+b") as variables:
         for name, value in environment.items():
             variables.write(os.fsencode(f"{name}={value}") + b"\0")
         variables.seek(0)

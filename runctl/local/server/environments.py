@@ -39,10 +39,10 @@ class Code:
 
     def __init__(self, archive: bytes) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="function-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
             packed.extractall(self.folder)
         self.brought = [path.stem for path in self.folder.iterdir()]
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 class Codes:
@@ -114,9 +114,8 @@ def install(home: Path) -> None:
         folder = Path(options["cwd"])
         folder.rmdir()
         folder.symlink_to(code.folder)
-        environment = options["env"] | {"PYTHONDONTWRITEBYTECODE": "1"}
         return forks.start(
-            command[-1], folder=folder, environment=environment, brought=code.brought
+            command[-1], folder=folder, environment=options["env"], brought=code.brought
         )
 
     lambda_runtime._worker_class_for = worker_class_for

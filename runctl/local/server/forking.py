@@ -21,8 +21,12 @@ _USED_BY_THE_SDK = {"boto3", "botocore", "s3transfer", "urllib3"}
 _DESCRIPTORS = 4
 
 
-def main() -> None:
-    """Fork a process for each request and answer with its pidfd, until the socket is closed."""
+def main(modules: str) -> None:
+    """Fork a process for each request and answer with its id, until the socket is closed.
+
+    `modules` is the folder with the SDK.
+    """
+    sys.path.insert(0, modules)
     plain = set(sys.modules)
     import boto3  # noqa: F401
     import botocore.handlers  # noqa: F401
@@ -34,18 +38,18 @@ def main() -> None:
             _, descriptors, _, _ = socket.recv_fds(requests, 1, _DESCRIPTORS)
             if not descriptors:
                 return
-            # Until there is a pidfd, an ended process has to keep its id.
+            # An ended process keeps its id until the other side says that it has a pidfd.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             process = os.fork()
             if process == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
                 _become(*descriptors, requests=requests.detach(), sdk=sdk)
-            handle = os.pidfd_open(process)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            socket.send_fds(requests, [b"p"], [handle])
-            for descriptor in (handle, *descriptors):
+            for descriptor in descriptors:
                 os.close(descriptor)
+            requests.send(b"%d" % process)
+            requests.recv(1)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def _reap(*_: object) -> None:
@@ -102,4 +106,4 @@ def _run(program: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from runctl.beneath.kernel_calls import open_process, send_signal
 from runctl.local.core.interpreter import base_python
 
 _PROGRAM = Path(__file__).with_name("forking.py")
+_PID_BYTES = 20
 
 
 class ForkedProcess:
@@ -54,7 +56,7 @@ class ForkedProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, number)
+            send_signal(self._handle, number)
 
 
 class ForkServer:
@@ -98,11 +100,16 @@ class ForkServer:
         with self._lock:
             for _ in range(2):
                 process, requests = self._server = self._server or self._started()
+                answer = b""
                 with contextlib.suppress(OSError):
                     socket.send_fds(requests, [b"f"], descriptors)
-                    _, handles, _, _ = socket.recv_fds(requests, 1, 1)
-                    if handles:
-                        return handles[0]
+                    answer = requests.recv(_PID_BYTES)
+                if answer:
+                    try:
+                        return open_process(int(answer))
+                    finally:
+                        with contextlib.suppress(OSError):
+                            requests.send(b"o")
                 requests.close()
                 process.wait()
                 self._server = None
@@ -112,9 +119,9 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [base_python(), "-S", "-P", str(_PROGRAM)],
+                # Isolated, it imports nothing from the folder of the program; -P needs Python 3.11.
+                [base_python(), "-I", "-S", "-u", str(_PROGRAM), str(self._modules)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": str(self._modules)},
             )
         return process, ours
