@@ -18,6 +18,7 @@ from runctl.local.client import LocalCloudClient, LocalCloudError
 from runctl.local.core.interpreter import base_python
 from runctl.local.guest import isolation, namespaces, network_namespaces, own_user, permitted
 from runctl.local.guest.own_user import NAME, UID
+from tests.agent.without_seccomp import refuse_filters
 from tests.local.clouds import Cloud, eventually
 
 pytestmark = [
@@ -125,6 +126,17 @@ def test_the_reasons_why_the_user_is_not_possible(monkeypatch: pytest.MonkeyPatc
     assert "mounts (none)" in permitted.why_same_user(Path("/var/tmp"), "/usr/bin/python3", "none")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "only root" in permitted.why_same_user(Path("/var/tmp"), "/usr/bin/python3", "")
+
+
+def test_a_kernel_that_refuses_what_the_agent_does_to_programs_is_a_reason(tmp_path: Path) -> None:
+    found = tmp_path / "found"
+
+    def act() -> None:
+        refuse_filters()
+        found.write_text(permitted.why_same_user(Path("/var/tmp"), "/usr/bin/python3", ""))
+
+    assert namespaces.try_in_child(act) == ""
+    assert "the kernel refuses what keeps programs from privileges and keys" in found.read_text()
 
 
 @pytest.fixture

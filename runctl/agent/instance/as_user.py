@@ -74,6 +74,20 @@ def refuse_keys() -> None:
     raise OSError(ctypes.get_errno(), "seccomp(SECCOMP_SET_MODE_FILTER)")
 
 
+def confine() -> None:
+    """Keep this process, and all that it starts, from privileges and keys.
+
+    Raises OSError, with a sentence, if the kernel refuses that.
+    """
+    try:
+        forbid_privileges()
+        refuse_keys()
+    except OSError as exc:
+        why = f"{exc.strerror}: {os.strerror(exc.errno or 0)}"
+        message = f"the kernel refuses what keeps programs from privileges and keys ({why})"
+        raise OSError(exc.errno, message) from exc
+
+
 def _key_filter() -> Iterator[bytes]:
     """Yield the instructions of a filter, in the language of linux/filter.h."""
 
@@ -103,8 +117,12 @@ def main(words: Sequence[str]) -> int:
         os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # the next standard input
     _prepare_limits()
     switch_to(int(uid), int(gid), [int(group) for group in groups.split(",") if group])
-    forbid_privileges()
-    refuse_keys()
+    try:
+        confine()
+    except OSError as exc:
+        remedy = "it needs a machine with another kernel, or the request `root: true`"
+        print(f"{command[0]!r} was not started: {exc.strerror}; {remedy}", file=sys.stderr)
+        return NOT_FOUND
     # Python ignores both, and a command would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from runctl.agent.instance import as_user
 from runctl.local.guest import engine, isolation, namespaces, network_namespaces, own_user
 
 _PROGRAMS = ("dockerd", "docker")
@@ -44,6 +45,7 @@ def why_same_user(scratch: Path, python: str, shares_paths: str) -> str:
     def try_out() -> None:
         os.umask(0o022)
         isolation.isolate(root, [prefix], has_user=True)
+        as_user.confine()
         _try_python(python, root)
 
     try:
