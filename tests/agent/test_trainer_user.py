@@ -308,6 +308,13 @@ def test_machine_in_a_container_is_not_ours_although_it_has_the_same_user_and_sl
         theirs.kill()
 
 
+def test_command_is_started_by_a_python_that_was_built_for_old_systems(
+    user: TrainerUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert run_as(user, "sh", "-c", 'echo "$TEXT"', TEXT="given").stdout == "given\n"
+
+
 def test_next_run_finds_nothing_of_the_last(user: TrainerUser, place: Path) -> None:
     paths = Paths(place)
     for folder in (place / "tmp", place / "dev/shm"):
@@ -340,7 +347,10 @@ def test_what_a_user_left_in_folders_of_others_is_removed_but_no_mount_and_no_st
     user: TrainerUser, place: Path
 ) -> None:
     folder, state, shared = place / "tmp", place / "tmp/runctl", place / "tmp/shared"
-    for path in (folder, folder / ".X11-unix", folder / "entered/inner", state, shared):
+    # Of the same file system, and with a name that the kernel writes in another way.
+    bound, origin = place / "tmp/bound here", place / "origin"
+    inner = folder / "entered/inner"
+    for path in (folder, folder / ".X11-unix", inner, state, shared, bound, origin):
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o1777)
     (folder / "private/inner").mkdir(parents=True)
@@ -353,9 +363,10 @@ def test_what_a_user_left_in_folders_of_others_is_removed_but_no_mount_and_no_st
     theirs = folder / "entered/theirs"
     theirs.touch()
     left = [folder / ".X11-unix/left", folder / "entered/inner/left"]
-    kept = [state / "checkpoint", outside / "file", shared / "file", theirs]
+    kept = [state / "checkpoint", outside / "file", shared / "file", bound / "file", theirs]
     script = "import sys; [open(name, 'w').close() for name in sys.argv[1:]]"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", shared], check=True)
+    subprocess.run(["mount", "--bind", origin, bound], check=True)
     try:
         names = [str(path) for path in (*left, *kept) if path != theirs]
         assert run_as(user, PYTHON, "-c", script, *names).stderr == ""
@@ -363,11 +374,36 @@ def test_what_a_user_left_in_folders_of_others_is_removed_but_no_mount_and_no_st
         assert [path for path in left if path.exists()] == []
         assert [path for path in kept if not path.exists()] == []
         # Also one that is the user's itself.
-        os.chown(shared, user.uid, user.gid)
+        for path in (shared, bound):
+            os.chown(path, user.uid, user.gid)
         remove_files_of(user.uid, [folder], kept=state)
         assert (shared / "file").exists()
+        assert (bound / "file").exists()
     finally:
-        subprocess.run(["umount", shared], check=True)
+        subprocess.run(["umount", shared, bound], check=True)
+
+
+def test_what_disappears_at_that_moment_keeps_nothing_from_being_removed(
+    user: TrainerUser, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = place / "tmp"
+    folder.mkdir()
+    for name in ("1", "2", "3"):
+        (folder / name).touch()
+        os.chown(folder / name, user.uid, user.gid)
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def scandir_before_the_end(path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(path) as items:
+            found = sorted(items, key=lambda item: item.name)
+        (folder / "1").unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", scandir_before_the_end)
+    remove_files_of(user.uid, [folder])
+    monkeypatch.undo()
+    assert not any(folder.iterdir())
 
 
 def test_giving_follows_no_link(user: TrainerUser, place: Path) -> None:

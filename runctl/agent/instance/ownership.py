@@ -5,10 +5,12 @@ Every file is reached from the descriptor of its folder, and no link is followed
 
 import contextlib
 import os
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from runctl.agent.instance.open_files import PROC
 from runctl.beneath.changes import give, remove
 from runctl.beneath.paths import open_folder
 from runctl.model.errors import RequestError
@@ -16,6 +18,7 @@ from runctl.model.errors import RequestError
 OTHERS = 0o022
 OTHERS_ENTER = 0o011
 READ, EXECUTE = 0o444, 0o111
+_OCTAL = re.compile(rb"\\([0-7]{3})")  # how the kernel writes a space and the like
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -105,35 +108,53 @@ def remove_files_of(uid: int, folders: Iterable[Path], *, kept: Path | None = No
     """Remove what a user has left in folders to which everybody may write.
 
     It may also be in folders of others that are in these, as /tmp/.X11-unix. `kept` is a folder
-    that is left alone wherever it is, and so are file systems that are mounted there: several
-    machines may share them.
+    that is left alone wherever it is, and so is whatever is mounted there, since several machines
+    may share it.
     """
     spared = _identity(kept) if kept else None
+    mounted = _mount_points()
     for folder in folders:
-        top = _identity(folder)
-        waiting = [folder] if top else []
-        while top and waiting:
-            waiting += _remove_in(waiting.pop(), uid, device=top[0], spared=spared)
+        waiting = [Path(os.path.realpath(folder))]
+        while waiting:
+            waiting += _remove_in(waiting.pop(), uid, mounted=mounted, spared=spared)
 
 
 def _remove_in(
-    folder: Path, uid: int, *, device: int, spared: tuple[int, int] | None
+    folder: Path, uid: int, *, mounted: Collection[str], spared: tuple[int, int] | None
 ) -> list[Path]:
     """Remove what a user has in a folder; return the folders of others in it that it may enter."""
     mine, theirs = [], []
     with contextlib.suppress(OSError), os.scandir(folder) as items:
         for item in items:
-            found = item.stat(follow_symlinks=False)
-            if found.st_dev != device or (found.st_dev, found.st_ino) == spared:
+            path = folder / item.name
+            if str(path) in mounted:
                 continue
-            if found.st_uid == uid:
-                mine.append(folder / item.name)
-            elif stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS_ENTER:
-                theirs.append(folder / item.name)
+            with contextlib.suppress(FileNotFoundError):  # others may remove it at this moment
+                found = item.stat(follow_symlinks=False)
+                if (found.st_dev, found.st_ino) == spared:
+                    continue
+                if found.st_uid == uid:
+                    mine.append(path)
+                elif stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS_ENTER:
+                    theirs.append(path)
     for path in mine:
         with contextlib.suppress(OSError):
             remove(path)
     return theirs
+
+
+def _mount_points() -> set[str]:
+    """Return where something is mounted; that it has another device does not always say so.
+
+    A folder that is mounted a second time has the same device, and a subvolume, which every user
+    can make, another one.
+    """
+    lines = (PROC / "self/mountinfo").read_bytes().splitlines()
+    return {os.fsdecode(_OCTAL.sub(_decoded, line.split(b" ")[4])) for line in lines}
+
+
+def _decoded(found: re.Match[bytes]) -> bytes:
+    return bytes([int(found[1], 8)])
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
