@@ -55,6 +55,9 @@ def handle_instance_change(
         services.ledger.record_notice(node.node_id, now=services.clock.now())
     elif is_gang or attempt.stage is not AttemptStage.ENDED:
         services.ledger.record_gone(node.node_id)
+        # When nodes are lost in the same moment, the call that records the last of them has to see
+        # the others' losses: no agent is left that would report.
+        attempt = services.ledger.find_attempt(attempt.run_id, attempt.number) or attempt
     if was_kept(services, run, node) or (
         attempt.stage is AttemptStage.ENDED and release(services, run, node.node_id, instance_id)
     ):

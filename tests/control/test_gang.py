@@ -309,6 +309,25 @@ def test_the_last_machine_that_goes_is_reported_for():
     assert world.workflow.reports["token-1"]["outcome"]["kind"] == "interrupted"
 
 
+def test_machines_that_go_in_the_same_moment_are_reported_for():
+    for at in range(1, 20):
+        world = gang(nodes=2)
+        machines = start(world)
+        for machine in machines:
+            world.fleet.end(machine, reason=RECLAIMED)
+        others = []
+
+        def meanwhile(world=world, machine=machines[1], others=others):
+            others.append(handle_instance_change(world, machine, "terminated"))
+
+        overtaken = Overtaken(world, at=at, meanwhile=meanwhile)
+        handle_instance_change(overtaken, machines[0], "terminated")
+        if not others:
+            break
+        assert world.workflow.reports["token-1"]["outcome"]["kind"] == "interrupted"
+    assert at > 4
+
+
 def test_a_machine_that_goes_before_the_token_ends_the_attempt():
     world = gang()
     machines = start(world)
