@@ -127,6 +127,14 @@ def test_ended_processes_leave_neither_zombies_nor_descriptors(
     assert children.read_text() == ""
 
 
+def test_where_no_process_can_be_forked_the_error_names_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "base_python", lambda: "false")
+    with pytest.raises(OSError, match=f"{tmp_path}/cloud.log says why"):
+        ForkServer(tmp_path / "modules").start("p", folder=tmp_path, environment={}, brought=[])
+
+
 def test_code_that_cannot_be_unpacked_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

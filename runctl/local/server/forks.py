@@ -113,7 +113,8 @@ class ForkServer:
                 requests.close()
                 process.wait()
                 self._server = None
-        raise OSError("the program that starts functions has ended; the log above has its error")
+        log = self._modules.with_name("cloud.log")
+        raise OSError(f"the program that starts functions has ended; {log} says why")
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()

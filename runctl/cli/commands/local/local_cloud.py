@@ -61,7 +61,7 @@ def isolation_of(health: dict[str, Any]) -> Iterator[str]:
             f"{health['shares_paths_because']}"
         )
     if health["own_user"]:
-        yield "programs have a user of their own, to whom closed folders such as /root are empty"
+        yield "programs have a user of their own, to whom folders such as /root stay closed"
     else:
         reason = health["shares_user_because"] or "the knob own_user is off"
         yield (
