@@ -84,16 +84,19 @@ class ForkServer:
         }
         pipes = [os.pipe() for _ in range(3)]
         (stdin, to), (of_out, stdout), (of_err, stderr) = pipes
-        ours = [os.fdopen(to, "w", buffering=1), os.fdopen(of_out), os.fdopen(of_err)]
-        try:
-            with tempfile.TemporaryFile("w+") as file:
-                json.dump(request, file)
-                file.seek(0)  # which also writes what is buffered
-                handle = self._fork([file.fileno(), stdin, stdout, stderr])
-        finally:
-            for descriptor in (stdin, stdout, stderr):
-                os.close(descriptor)
-        return ForkedProcess(handle, ours)
+        with contextlib.ExitStack() as ours:
+            opened = [os.fdopen(to, "w", buffering=1), os.fdopen(of_out), os.fdopen(of_err)]
+            files = [ours.enter_context(file) for file in opened]
+            try:
+                with tempfile.TemporaryFile("w+") as written:
+                    json.dump(request, written)
+                    written.seek(0)  # which also writes what is buffered
+                    handle = self._fork([written.fileno(), stdin, stdout, stderr])
+            finally:
+                for descriptor in (stdin, stdout, stderr):
+                    os.close(descriptor)
+            ours.pop_all()
+            return ForkedProcess(handle, files)
 
     def _fork(self, descriptors: list[int]) -> int:
         """Return the pidfd of a new process that is connected to these descriptors."""
