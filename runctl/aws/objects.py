@@ -60,6 +60,19 @@ class S3Objects:
 
         S3 names the region of a bucket even to callers who may not read it.
         """
+        return self._problem_with_bucket(bucket, f"copy the object to {self._bucket}")
+
+    def problem_with_target(self, uri: str) -> str | None:
+        """Return why a prefix cannot be one for results, with the remedy, or None.
+
+        Nothing is written, so it may be one for which the deployment lacks the permission.
+        """
+        bucket, prefix = split_s3_uri(uri)
+        if bucket != self._bucket:
+            return self._problem_with_bucket(bucket, "choose a bucket of this region")
+        return misplaced(uri, prefix, own=self.uri(identity.OUTPUTS_PREFIX)) or None
+
+    def _problem_with_bucket(self, bucket: str, remedy: str) -> str | None:
         with translated():
             try:
                 answer = self._client.head_bucket(Bucket=bucket)
@@ -74,10 +87,7 @@ class S3Objects:
         there = metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region", here)
         if there == here:
             return None
-        return (
-            f"the bucket {bucket} is in {there}, this deployment in {here}; "
-            f"copy the object to {self._bucket}"
-        )
+        return f"the bucket {bucket} is in {there}, this deployment in {here}; {remedy}"
 
     def problem_with_writing(self, uri: str) -> str | None:
         """Return why runs cannot write below a prefix, with the remedy, or None.
@@ -86,8 +96,8 @@ class S3Objects:
         """
         bucket, prefix = split_s3_uri(uri)
         own = self.uri(identity.OUTPUTS_PREFIX)
-        if bucket == self._bucket and not prefix.startswith(identity.OUTPUTS_PREFIX):
-            return f"runs do not write to {uri} of the deployment's own bucket; choose {own}…/"
+        if bucket == self._bucket and (problem := misplaced(uri, prefix, own=own)):
+            return problem
         with translated():
             try:
                 self._client.put_object(
@@ -145,6 +155,16 @@ class S3Objects:
                 raise NotFoundError(f"there is no bucket {self._bucket}; run `cdk deploy`") from exc
             raise
         return True
+
+
+def misplaced(uri: str, prefix: str, *, own: str) -> str:
+    """Return why runs do not write below a prefix of the deployment's bucket, or an empty text.
+
+    `own` is where they do.
+    """
+    if prefix.startswith(identity.OUTPUTS_PREFIX):
+        return ""
+    return f"runs do not write to {uri} of the deployment's own bucket; choose {own}…/"
 
 
 def explain_write(exc: ClientError, uri: str, *, own: str) -> str:

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from runctl.aws.errors import code_of, translated
 from runctl.aws.missing_objects import MISSING, get_object
-from runctl.aws.objects import FORBIDDEN, explain_write
+from runctl.aws.objects import FORBIDDEN, explain_write, misplaced
 from runctl.aws.outputs import CHANGED
 from runctl.model import identity
 from runctl.model.errors import ForbiddenDataError
@@ -81,8 +81,8 @@ class ProcessingJobs:
         """
         bucket, prefix = _split(uri)
         own = f"s3://{self._bucket}/{identity.OUTPUTS_PREFIX}"
-        if bucket == self._bucket and not prefix.startswith(identity.OUTPUTS_PREFIX):
-            return f"runs do not write to {uri} of the deployment's own bucket; choose {own}…/"
+        if bucket == self._bucket and (problem := misplaced(uri, prefix, own=own)):
+            return problem
         with translated():
             try:
                 answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2)

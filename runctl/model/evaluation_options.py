@@ -145,12 +145,32 @@ def check_evaluation(value: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _problem_with_place(options: Mapping[str, Any]) -> str:
+    """Return why a prefix cannot take results, with the remedy; a value may be invalid itself."""
+    output = options.get("output")
+    if not isinstance(output, str) or not output:
+        return ""
+    target = f"{output.rstrip('/')}/"
+    for field in ("checkpoint", "test_data"):
+        source = options.get(field)
+        is_prefix = isinstance(source, str) and source.startswith("s3://") and source.endswith("/")
+        if is_prefix and target.startswith(source):
+            return (
+                f"{output} is inside {source}, so the next evaluation would read these results as "
+                "well; choose a prefix outside of it"
+            )
+    return ""
+
+
 def evaluation_problems(document: Mapping[str, Any], *, kind: str) -> Iterator[Problem]:
     """Check a request of the kind `kind` that evaluates against its other fields."""
     if document.get("kind") != kind:
         return
+    evaluate = document.get("evaluate")
     if "evaluate" not in document:
         yield Problem("evaluate.checkpoint", f"missing; give {_EXAMPLES}")
+    elif isinstance(evaluate, Mapping) and (problem := _problem_with_place(evaluate)):
+        yield Problem("evaluate.output", problem)
     inputs = document.get("inputs")
     for name in (CHECKPOINT, TEST_DATA):
         if isinstance(inputs, Mapping) and name in inputs:

@@ -69,6 +69,13 @@ def test_a_prefix_that_runs_cannot_write_is_reported_with_the_remedy(bucket):
     assert "`writable_buckets` and deploy again" in problem
 
 
+def test_a_prefix_for_results_is_judged_without_writing(bucket):
+    objects = S3Objects(bucket, bucket="here")
+    assert objects.problem_with_target("s3://here/outputs/results/") is None
+    assert "choose s3://here/outputs/…/" in objects.problem_with_target("s3://here/runs/lm/")
+    assert "no bucket nowhere" in objects.problem_with_target("s3://nowhere/results/")
+
+
 def test_a_bucket_in_another_region_is_reported_with_both_regions(bucket):
     there = boto3.client("s3", region_name="eu-west-1")
     there.create_bucket(
@@ -77,6 +84,8 @@ def test_a_bucket_in_another_region_is_reported_with_both_regions(bucket):
     there.put_object(Bucket="there", Key="a.tar.gz", Body=b"x")
     problem = S3Objects(bucket, bucket="here").problem_with("s3://there/a.tar.gz")
     assert "is in eu-west-1, this deployment in us-east-1; copy the object to here" in problem
+    problem = S3Objects(bucket, bucket="here").problem_with_target("s3://there/results/")
+    assert "is in eu-west-1, this deployment in us-east-1; choose a bucket of this" in problem
 
 
 def test_a_forbidden_object_is_reported_with_the_remedy(bucket):

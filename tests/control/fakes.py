@@ -946,6 +946,9 @@ class FakeObjects:
     def problem_with_bucket(self, bucket: str) -> str | None:
         return self.problems.get(f"s3://{bucket}/")
 
+    def problem_with_target(self, uri: str) -> str | None:
+        return self.problem_with_bucket(uri.removeprefix("s3://").partition("/")[0])
+
     def problem_with_writing(self, uri: str) -> str | None:
         return self.problems.get(uri)
 

@@ -371,6 +371,35 @@ def test_invalid_option_of_an_evaluation_is_reported_with_its_field(field, value
     assert any(message in problem.message for problem in found)
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"test_data": "s3://abc/t/", "output": "s3://abc/t"},
+        {"test_data": "s3://abc/t/", "output": "s3://abc/t/results/"},
+        {"checkpoint": "s3://abc/lm/", "output": "s3://abc/lm/results/"},
+    ],
+)
+def test_results_that_the_next_evaluation_would_read_are_refused(places):
+    evaluate = {"checkpoint": "run:lm", **places}
+    (problem,) = problems({**MINIMAL, "kind": "evaluate", "evaluate": evaluate})
+    assert problem.field == "evaluate.output"
+    assert "choose a prefix outside of it" in problem.message
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"test_data": "s3://abc/t/", "output": "s3://abc/results/"},
+        {"test_data": "s3://abc/t/", "output": "s3://abc/t2/"},
+        {"checkpoint": "s3://abc/lm/best.pt", "output": "s3://abc/lm/"},
+    ],
+)
+def test_results_beside_what_is_read_are_accepted(places):
+    evaluate = {"checkpoint": "run:lm", **places}
+    request = parse_request({**MINIMAL, "kind": "evaluate", "evaluate": evaluate})
+    assert request.evaluate.output == places["output"]
+
+
 @pytest.mark.parametrize("checkpoint", ["s3://bucket/best.pt", "run:lm@100"])
 def test_only_all_checkpoints_of_a_run_can_be_followed(checkpoint):
     evaluate = {"checkpoint": checkpoint, "every_checkpoint": True}

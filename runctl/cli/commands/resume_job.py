@@ -25,8 +25,8 @@ def resume_job(
         problems.append(
             Problem(
                 "RUN",
-                f"{name} has not ended; see `runctl status {name}`, or stop it with "
-                f"`runctl stop {name}`",
+                f"{name} has not ended; see `runctl status {name}{invocation.flag}`, or stop it "
+                f"with `runctl stop {name}{invocation.flag}`",
             )
         )
     if fresh_environment:
@@ -39,7 +39,7 @@ def resume_job(
             "`runctl deploy`"
         )
     if group.ended is RunStatus.COMPLETED:
-        output.note(f"{name} is completed; none of its shards is left")
+        output.note(f"{name} is completed, and so is each of its runs: none goes on")
     execution, arn = start_next_execution(cloud.processing_workflow, group)
     message = f"{execution} continues {name} with the shards that are not done"
     if detach:

@@ -32,7 +32,8 @@ def stop_job(invocation: Invocation, cloud: Cloud, group: Group, *, no_wait: boo
                 with output.spinner("waiting for the runs of the job to end"):
                     _wait_for_end(cloud, name)
             except KeyboardInterrupt:
-                output.note(f"\n{name} continues to stop; see `runctl status {name}`")
+                see = f"`runctl status {name}{invocation.flag}`"
+                output.note(f"\n{name} continues to stop; see {see}")
                 raise
     job = JobReader(cloud).read(cloud.groups.find_group(name) or group)
     output.result(job.as_document(), job_page(job))
@@ -50,5 +51,5 @@ def _wait_for_end(cloud: Cloud, name: str) -> None:
         time.sleep(cloud.pause)
     raise RunctlError(
         f"{name} has not ended within {TIMEOUT.total_seconds() / 60:.0f} minutes; see "
-        f"`runctl status {name}`"
+        f"`runctl status {name}{cloud.flag}`"
     )

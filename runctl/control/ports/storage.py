@@ -31,6 +31,13 @@ class Objects(Protocol):
         """Return why a bucket cannot be used from here, with the remedy, or None."""
         ...
 
+    def problem_with_target(self, uri: str) -> str | None:
+        """Return why a prefix cannot be one for results, with the remedy, or None.
+
+        Nothing is written, so it may be one for which the deployment lacks the permission.
+        """
+        ...
+
     def problem_with_writing(self, uri: str) -> str | None:
         """Return why runs cannot write below a prefix, with the remedy, or None."""
         ...

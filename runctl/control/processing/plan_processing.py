@@ -53,11 +53,9 @@ def problem_with_output(services: Services, uri: str) -> str:
 
     Raises ForbiddenDataError if the caller may not list the prefix.
     """
-    bucket = parse_input(uri).bucket
-    is_own = f"s3://{bucket}/" == services.objects.uri("")
-    if not is_own and (problem := services.objects.problem_with_bucket(bucket)):
-        return problem
-    return services.processing_jobs.problem_with_output(uri)
+    return services.objects.problem_with_target(
+        uri
+    ) or services.processing_jobs.problem_with_output(uri)
 
 
 def store_plan(services: Services, plan: JobPlan) -> list[Problem]:

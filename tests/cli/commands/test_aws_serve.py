@@ -133,6 +133,15 @@ def test_replicas_are_runs_of_their_own_with_instance_types_of_their_own(project
     assert requests[0]["serve"]["replicas"] == 2
 
 
+def test_no_replica_starts_where_the_name_of_one_is_taken(project, deployed, runctl):
+    deployed.put_data(CHECKPOINT)
+    deployed.begin("digits-2")
+    done = runctl(*ROADMAP, "--name", "digits", "--replicas", "2", "--detach")
+    assert done.code == 2
+    assert "--name: a run 'digits-2' exists already; choose another name" in done.stderr
+    assert (deployed.executions(), "packed" in done.stderr) == ([], False)
+
+
 def test_connect_knows_the_replicas_that_have_not_ended(deployed, runctl):
     for number in (1, 2):
         deployed.begin(f"digits-{number}", kind="serve", serve={"replicas": 2})

@@ -103,6 +103,34 @@ def test_an_option_of_an_evaluation_is_given_once(project, deployed, runctl):
     assert deployed.executions() == []
 
 
+def test_an_option_of_an_evaluation_is_given_once_after_the_script(project, deployed, runctl):
+    words = ("--checkpoint", "run:lm", "--checkpoint=run:lm@100")
+    done = runctl("aws", "evaluate", "train.py", *words)
+    assert done.code == 2
+    assert "--checkpoint: given twice; give it once" in done.stderr
+    assert deployed.executions() == []
+
+
+def test_data_of_the_project_is_for_the_script_of_an_evaluation(project, deployed, trained, runctl):
+    words = ("--test-data", "data/test", "--checkpoint", "run:lm@100", "--output=out")
+    done = runctl("aws", "evaluate", "--detach", "--name", "x", "train.py", *words)
+    assert done.code == 0, done.stderr
+    request = request_of(deployed, "x")
+    assert request["evaluate"] == {"checkpoint": "run:lm@100"}
+    expected = ["--test-data", "data/test", *PATHS[:2], "--output=out"]
+    assert request["args"] == expected
+
+
+def test_an_output_that_is_no_prefix_leaves_the_data_to_the_script_and_says_so(
+    project, deployed, runctl
+):
+    words = ("--input-s3", "s3://data/raw/", "--output-s3", "s3://data/clean")
+    done = runctl("aws", "train", "--detach", "--name", "x", "train.py", *words)
+    assert request_of(deployed, "x")["args"] == list(words)
+    printed = " ".join(done.stderr.split())
+    assert "'s3://data/clean' of --output-s3 is not a prefix of S3, which ends with /" in printed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

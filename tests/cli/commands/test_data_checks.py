@@ -9,6 +9,7 @@ from tests.cli.commands.test_aws_train import request_of
 from tests.cli.deployed import BUCKET
 
 DATA = "s3://data/raw/"
+EVALUATE = ("evaluate", "train.py", "--checkpoint", "run:lm")
 TUNE = ("hyperparameter-tune", "--script", "train.py", "--hyperparameters", "lr:1,2")
 
 
@@ -58,6 +59,11 @@ def process(source=DATA, target="s3://data/clean/"):
             ("evaluate", "train.py", "--checkpoint", "run:lm", "--test-data", "s3://data/no/"),
             "--test-data: there are no objects below s3://data/no/",
         ),
+        (
+            (*EVALUATE, "--output", f"s3://{BUCKET}/runs/x/"),
+            f"--output: runs do not write to s3://{BUCKET}/runs/x/",
+        ),
+        ((*EVALUATE, "--output", "s3://nowhere/x/"), "--output: there is no bucket nowhere"),
         (
             ("evaluate", "train.py", "--checkpoint", "run:gone"),
             "--checkpoint: there is no run gone",

@@ -9,6 +9,9 @@ import pytest
 
 from runctl.aws.deployment import read_deployment
 from runctl.aws.services import AwsServices
+from runctl.cli.cloud import Cloud
+from runctl.cli.commands.find import find_run
+from runctl.model.errors import NotFoundError
 from runctl.model.group import Group
 from runctl.model.outcome import RunStatus
 from runctl.model.shard import PlanHeader
@@ -101,6 +104,38 @@ def test_a_job_that_has_ended_is_resumed_in_its_next_execution(
         executionArn=done.document["execution_arn"]
     )
     assert json.loads(found["input"]) == {"group_id": "clean"}
+
+
+PROCESS = ("aws", "process", "train.py", "--input-s3", "s3://data/raw/", "--instances", "2")
+
+
+def test_the_name_of_an_earlier_job_is_refused_with_the_command_that_continues_it(
+    deployed, runctl, project, execution_arn
+):
+    deployed.put_data("s3://data/raw/")
+    found = deployed.clients.get("ssm").get_parameter(Name="/runctl/deployment")
+    held = json.loads(found["Parameter"]["Value"])
+    deployed.put_parameter(**held, process_machine_arn="arn:process")
+    done = runctl(*PROCESS, "--output-s3", "s3://data/clean/", "--name", "clean")
+    assert done.code == 2
+    assert "'clean' is the name of an earlier job of several runs" in done.stderr
+    assert "continue it with `runctl resume clean`" in done.stderr
+    tune = ("hyperparameter-tune", "--script", "train.py", "--hyperparameters", "lr:1,2")
+    done = runctl("aws", *tune, "--name", "clean")
+    assert (done.code, "continue it with `runctl resume clean`" in done.stderr) == (2, True)
+
+
+def test_a_job_is_not_mistaken_for_a_sweep(deployed, runctl, execution_arn):
+    done = runctl("sweep", "status", "clean")
+    assert done.code == 4
+    assert "clean is a job of several runs, not a sweep; see `runctl status clean`" in done.stderr
+
+
+def test_a_suggested_command_reaches_the_same_cloud(deployed, execution_arn):
+    deployment = read_deployment(deployed.clients.get("ssm"), name="runctl")
+    cloud = Cloud(deployed.clients, deployment, is_near=True)
+    with pytest.raises(NotFoundError, match="`runctl status clean --local` shows their"):
+        find_run(cloud, "clean")
 
 
 @pytest.fixture

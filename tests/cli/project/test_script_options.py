@@ -30,6 +30,7 @@ COPY = Combination(
         "--threads": ScriptOption(
             field="copy.threads",
             accepts=str.isdigit,
+            rule="a number",
             read=int,
             replace=lambda _: None,
             is_required=False,
@@ -64,9 +65,7 @@ def test_an_equals_sign_is_understood_and_a_value_that_only_runctl_needs_is_remo
         [],
         ["--to", "s3://b/out/"],
         ["--from", "data/raw"],
-        ["--from", "s3://b/raw/", "--to", "results"],
-        ["--from", "s3://b/raw/", "--threads", "many"],
-        ["--from", "s3://b/1/", "--from", "s3://b/2/"],
+        ["--from", "data/raw", "--to", "s3://b/out/"],
         ["--from"],
         ["--from="],
         ["--fro", "s3://b/raw/"],
@@ -78,6 +77,24 @@ def test_any_other_use_of_the_names_stays_the_scripts_own(words: list[str]) -> N
     taken = take_script_options(words, [COPY])
 
     assert (taken.args, taken.fields, taken.note) == (tuple(words), {}, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--from", "s3://b/raw/", "--to", "results"], "'results' of --to is not an S3 URI"),
+        (["--threads=many", "--from", "s3://b/1/"], "'many' of --threads is not a number"),
+        (["--from", "s3://b/1/", "--from=s3://b/2/"], "--from is given twice"),
+    ],
+)
+def test_what_looks_like_a_combination_and_is_none_stays_the_scripts_own_with_the_reason(
+    words: list[str], reason: str
+) -> None:
+    taken = take_script_options(words, [COPY])
+
+    assert (taken.args, taken.fields) == (tuple(words), {})
+    assert taken.note.startswith("this is not a copy: the script gets --")
+    assert taken.note.endswith(f" as given, because {reason}")
 
 
 def test_what_follows_two_dashes_is_the_scripts_own() -> None:

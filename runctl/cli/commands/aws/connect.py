@@ -141,5 +141,7 @@ def _start_again(invocation: Invocation, run: Run) -> None:
         if held is not None and held.execution == name:
             return
         if not cloud.workflow.is_running(arn):
-            raise RunctlError(f"{name} has ended; see `runctl status {run.run_id}`")
+            raise RunctlError(
+                f"{name} has ended; see `runctl status {run.run_id}{invocation.flag}`"
+            )
         time.sleep(cloud.pause)

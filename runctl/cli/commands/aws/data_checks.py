@@ -38,6 +38,9 @@ def problems_with_data(request: RunRequest, cloud: Cloud) -> Iterator[Problem]:
         yield Problem(ORIGINS["process.output"], problem)
     if problem := _visible(partial(_problem_with_subject, cloud, request)):
         yield Problem(ORIGINS["evaluate.checkpoint"], problem)
+    target = request.evaluate.output_prefix
+    if target and (problem := _visible(partial(_problem_with_target, cloud, target))):
+        yield Problem(ORIGINS["evaluate.output"], problem)
 
 
 def _visible(check: Callable[[], str]) -> str:
@@ -61,3 +64,7 @@ def _problem_with_input(cloud: Cloud, uri: str) -> str:
 def _problem_with_subject(cloud: Cloud, request: RunRequest) -> str:
     find_subject(cloud, request.evaluate)
     return ""
+
+
+def _problem_with_target(cloud: Cloud, uri: str) -> str:
+    return cloud.objects.problem_with_target(uri) or ""

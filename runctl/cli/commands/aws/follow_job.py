@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 from rich.live import Live
 
+from runctl.cli.commands.aws.job import check_group_name
 from runctl.cli.display.job_page import job_page, job_view
 from runctl.cli.exit_codes import exit_code_for
 from runctl.cli.invocation import Invocation
@@ -45,9 +46,7 @@ def check_job(job: Job, cloud: Cloud) -> None:
     if job.request.get("instance_id"):
         problem = "mutually exclusive with --instances; give one of them"
         raise InvalidRequestError((Problem("INSTANCE", problem),))
-    if cloud.groups.find_group(job.name) is not None:
-        problem = f"{job.name!r} is taken by an earlier job; choose another name"
-        raise InvalidRequestError((Problem("--name", problem),))
+    check_group_name(job.name, cloud)
 
 
 def follow_job(invocation: Invocation, cloud: Cloud, name: str, execution_arn: str) -> NoReturn:

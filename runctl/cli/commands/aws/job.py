@@ -16,6 +16,7 @@ from runctl.cli.commands.aws.docker_choice import (
     given_source,
     without_overridden,
 )
+from runctl.cli.commands.aws.replicas import replicas_of
 from runctl.cli.commands.aws.request import (
     build_request,
     check_deadline,
@@ -32,6 +33,7 @@ from runctl.model.request import RunRequest
 from runctl.model.resource_options import DEFAULT_INSTANCE_TYPES
 from runctl.policy.images import problem_with_images
 from runctl.policy.platforms import choose_platform, types_for
+from runctl.report.sweep_document import KIND as SWEEP
 
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
@@ -196,9 +198,25 @@ def check_against_deployment(job: Job, cloud: Cloud) -> None:
         raise InvalidRequestError((Problem("instance_types", problem),))
     if problems := tuple(problems_with_data(RunRequest.from_stored(job.request), cloud)):
         raise InvalidRequestError(problems)
-    if cloud.ledger.find_run(job.name) is not None:
-        problem = (
-            f"a run {job.name!r} exists already; choose another name, or continue it with "
-            f"`runctl resume {job.name}`"
-        )
-        raise InvalidRequestError((Problem("--name", problem),))
+    for name in [each.name for each in replicas_of(job)]:
+        if cloud.ledger.find_run(name) is not None:
+            problem = (
+                f"a run {name!r} exists already; choose another name, or continue it with "
+                f"`runctl resume {name}{cloud.flag}`"
+            )
+            raise InvalidRequestError((Problem("--name", problem),))
+
+
+def check_group_name(name: str, cloud: Cloud) -> None:
+    """Refuse the name of an earlier sweep, or of an earlier job of several runs."""
+    group = cloud.groups.find_group(name)
+    if group is None:
+        return
+    what, command = (
+        ("sweep", "sweep resume") if group.kind == SWEEP else ("job of several runs", "resume")
+    )
+    problem = (
+        f"{name!r} is the name of an earlier {what}; choose another name, or continue it with "
+        f"`runctl {command} {name}{cloud.flag}`"
+    )
+    raise InvalidRequestError((Problem("--name", problem),))

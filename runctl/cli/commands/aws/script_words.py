@@ -11,6 +11,7 @@ from runctl.cli.project.script_options import (
     EVALUATION,
     Combination,
     ScriptOption,
+    given_options,
     take_script_options,
 )
 from runctl.model.errors import InvalidRequestError, Problem
@@ -57,7 +58,8 @@ def read_script_words(kind: str, args: Sequence[str], fields: Mapping[str, Any])
     """Read a script's arguments; `fields` are those that options before the script have set.
 
     The script of a command with options of its own gets those, too, as local paths.
-    Raises InvalidRequestError for an option that is given twice.
+    A value that is not in S3 is the script's own. Raises InvalidRequestError for an option that is
+    given twice.
     """
     if kind == TRAIN:
         taken = take_script_options(args, COMBINATIONS)
@@ -65,13 +67,24 @@ def read_script_words(kind: str, args: Sequence[str], fields: Mapping[str, Any])
     own = _OWN.get(kind)
     if own is None:
         return ScriptWords(args=tuple(args), fields=fields)
+    given = given_options(args, own)
+    _check_given(given, own, fields)
+    local = {name for name, value in given if not own.options[name].accepts(value)}
+    options = {name: option for name, option in own.options.items() if name not in local}
+    own = replace(own, options=options)
     taken = take_script_options(args, [own])
-    for name, option in own.options.items():
-        if option.field in fields and option.field in taken.fields:
-            raise InvalidRequestError(
-                (Problem(name, "given before the script and after it; give it once"),)
-            )
     return ScriptWords(args=(*taken.args, *_added(own, fields)), fields={**fields, **taken.fields})
+
+
+def _check_given(
+    given: Sequence[tuple[str, str]], own: Combination, fields: Mapping[str, Any]
+) -> None:
+    """Refuse an option after a script that is given twice, or before the script as well."""
+    names = [name for name, _ in given]
+    for name in names:
+        where = "before the script and after it" if own.options[name].field in fields else ""
+        if where or names.count(name) > 1:
+            raise InvalidRequestError((Problem(name, f"given {where or 'twice'}; give it once"),))
 
 
 def _added(own: Combination, fields: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from runctl.cli.commands.aws.docker_choice import DockerChoice
 from runctl.cli.commands.aws.field_options import fields_with_options, parameter_name
-from runctl.cli.commands.aws.job import Job, Program, build_job, check_against_deployment
+from runctl.cli.commands.aws.job import (
+    Job,
+    Program,
+    build_job,
+    check_against_deployment,
+    check_group_name,
+)
 from runctl.cli.commands.aws.job_options import market_of
 from runctl.cli.commands.aws.option_values import read_option
 from runctl.cli.commands.aws.start_run import locate
@@ -158,12 +164,7 @@ def _check_deployment(cloud: Cloud, job: Job) -> None:
             "`runctl deploy`"
         )
     check_against_deployment(job, cloud)
-    if cloud.groups.find_group(job.name) is not None:
-        raise _invalid(
-            "--name",
-            f"{job.name!r} is taken by an earlier sweep; choose another name, or continue it with "
-            f"`runctl sweep resume {job.name}`",
-        )
+    check_group_name(job.name, cloud)
 
 
 def _submit(

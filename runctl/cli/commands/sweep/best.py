@@ -20,7 +20,7 @@ def best(invocation: Invocation, sweep: SweepName) -> None:
     if found is None:
         raise NotFoundError(
             f"no trial of {sweep} has been completed with a value of {document.options.metric}; "
-            f"see `runctl sweep status {sweep}`"
+            f"see `runctl sweep status {sweep}{invocation.flag}`"
         )
     run = cloud.ledger.find_run(found.run_id)
     parts = [best_text(found, document.options)]

@@ -23,7 +23,9 @@ def find_sweep(cloud: Cloud, name: str) -> Group:
     if found is not None and found.kind == KIND:
         return found
     if found is not None:
-        raise NotFoundError(f"{name!r} is not a sweep, but a group of the kind {found.kind}")
+        raise NotFoundError(
+            f"{name} is a job of several runs, not a sweep; see `runctl status {name}{cloud.flag}`"
+        )
     if cloud.deployment.sweep_machine_arn:
         workflow = cloud.sweep_workflow
         execution = workflow.find_execution(workflow.execution_arn(name))
@@ -33,5 +35,7 @@ def find_sweep(cloud: Cloud, name: str) -> Group:
             raise NotFoundError(f"{name} never began: {execution.cause}")
     known = [group.group_id for group in cloud.groups.list_groups() if group.kind == KIND]
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see `runctl sweep list`"
+    hint = (
+        f"did you mean {' or '.join(close)}?" if close else f"see `runctl sweep list{cloud.flag}`"
+    )
     raise NotFoundError(f"sweep {name!r} does not exist; {hint}")

@@ -55,7 +55,8 @@ def plots(
     try:
         facts = plots_of(sweep, document.options, [entry.trial for entry in document.trials])
     except NothingToPlotError as exc:
-        raise NotFoundError(f"{sweep}: {exc}; see `runctl sweep status {sweep}`") from exc
+        see = f"`runctl sweep status {sweep}{invocation.flag}`"
+        raise NotFoundError(f"{sweep}: {exc}; see {see}") from exc
     pictures = render_plots(facts)
     paths = _write(Path(out or f"{sweep}-plots"), pictures)
     output = invocation.output

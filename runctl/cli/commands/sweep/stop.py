@@ -14,6 +14,8 @@ from runctl.cli.invocation import Invocation
 from runctl.model.errors import NotFoundError, RunctlError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runctl.cli.cloud import Cloud
 
 CAUSE = "stopped by `runctl sweep stop`"
@@ -36,20 +38,21 @@ def stop(
         print_sweep(invocation, cloud, group)
         return
     cloud.groups.request_stop(sweep)
-    stopped = stop_trials(cloud, sweep)
-    count = len(stopped)
-    invocation.output.note(
-        f"stopping {sweep}: {count} running trial{'s' if count != 1 else ''} will save"
-    )
+    running = _counted(stop_trials(cloud, sweep))
+    invocation.output.note(f"stopping {sweep}: {running} still running")
     if not no_wait:
         try:
             _wait(invocation, cloud, sweep)
         except KeyboardInterrupt:
             invocation.output.note(
-                f"\n{sweep} continues to stop; see `runctl sweep status {sweep}`"
+                f"\n{sweep} continues to stop; see `runctl sweep status {sweep}{invocation.flag}`"
             )
             raise
     print_sweep(invocation, cloud, find_sweep(cloud, sweep))
+
+
+def _counted(trials: Sequence[int]) -> str:
+    return f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
 
 
 def stop_trials(cloud: Cloud, sweep: str) -> list[int]:
@@ -71,14 +74,14 @@ def stop_trials(cloud: Cloud, sweep: str) -> list[int]:
 
 def _wait(invocation: Invocation, cloud: Cloud, sweep: str) -> None:
     began = time.monotonic()
-    with invocation.output.spinner("waiting for the trials to save") as update:
+    with invocation.output.spinner("waiting for the trials to end") as update:
         while cloud.groups.find_group(sweep).ended is None:  # type: ignore[union-attr]
             if time.monotonic() - began > TIMEOUT.total_seconds():
                 raise RunctlError(
                     f"{sweep} has not ended within {TIMEOUT.total_seconds() / 60:.0f} minutes; see "
-                    f"`runctl sweep status {sweep}`"
+                    f"`runctl sweep status {sweep}{cloud.flag}`"
                 )
             # A trial that was just being started when the sweep was stopped is found now.
             running = stop_trials(cloud, sweep)
-            update(f"waiting for {len(running)} trials to save" if running else "waiting")
+            update(f"waiting for {_counted(running)} to end" if running else "waiting")
             time.sleep(cloud.pause)
