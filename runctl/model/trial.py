@@ -112,10 +112,13 @@ def _without_value(metric: str, measured: Mapping[str, float], not_finite: froze
     names = sorted({*measured, *not_finite} - {"step"})
     others = ", ".join(names[:MAX_NAMES_SHOWN]) + (", …" if len(names) > MAX_NAMES_SHOWN else "")
     if names:
-        return f"the script never reported {metric}, but {others}; name one of them as the metric"
+        return (
+            f"the script never reported {metric}; name one of those that it reported ({others}) as "
+            "the metric, or report it"
+        )
     return (
-        f"the script reported no metric, and never {metric}; write it as a line of JSON to "
-        "RUNCTL_METRICS_FILE, or into metrics.json in RUNCTL_OUTPUT_DIR"
+        f"the script reported no metrics; write {metric} as a line of JSON to RUNCTL_METRICS_FILE, "
+        "or into metrics.json in RUNCTL_OUTPUT_DIR"
     )
 
 

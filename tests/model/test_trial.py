@@ -33,11 +33,11 @@ def test_without_a_metric_the_trial_needs_no_value():
 def test_a_metric_that_was_never_reported_fails_the_trial_and_names_the_others():
     ended = end(measured={"step": 3.0, "val_acc": 0.9, "train_loss": 0.1})
     assert (ended.state, ended.value) == (TrialState.FAILED, None)
-    assert "never reported loss, but train_loss, val_acc; name one of them" in ended.reason
+    assert "name one of those that it reported (train_loss, val_acc) as the metric" in ended.reason
 
 
 def test_a_script_without_metrics_is_named_as_such():
-    assert "reported no metric, and never loss; write it as a line of JSON" in end().reason
+    assert "reported no metrics; write loss as a line of JSON" in end().reason
 
 
 def test_a_metric_that_ended_as_nan_fails_the_trial():

@@ -52,6 +52,22 @@ def test_a_mistake_is_reported_before_anything_is_packed(runctl, project, words,
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train.py --hyperparameters lr:0.1", "--script: missing; give --script train.py"),
+        (
+            "--hyperparameters lr:0.1 -- --size 2",
+            "name the program, whose arguments are '--size 2'",
+        ),
+    ],
+)
+def test_a_script_without_its_option_is_named(runctl, project, words, message):
+    done = runctl(*TUNE[:2], *words.split())
+    assert (done.code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
 def test_the_roadmaps_command_describes_nine_trials(runctl, project, deployed):
     done = runctl(
         "--json", *TUNE, "--hyperparameters", "learning_rate:0.001,0.01,0.1",

@@ -105,6 +105,8 @@ def _problem_with_words(tuning: Tuning) -> str:
     if tuning.is_command and not tuning.args:
         return "--command: needs the program after --: --command … -- torchrun train.py"
     if not tuning.is_command and not tuning.script and tuning.args:
+        if tuning.args[0].endswith(".py"):
+            return f"--script: missing; give --script {tuning.args[0]}"
         return f"--script: missing; name the program, whose arguments are {' '.join(tuning.args)!r}"
     return ""
 
