@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 
 from runctl.cli.proxy.relay import Relay
@@ -37,10 +39,7 @@ async def serve(
     try:
         server = await asyncio.start_server(accept, "127.0.0.1", port, backlog=BACKLOG)
     except OSError as exc:
-        raise RequestError(
-            f"--local-port: port {port} of this machine cannot be used: {exc.strerror}; choose "
-            "another one"
-        ) from exc
+        raise _unusable(port, exc) from exc
     following = asyncio.create_task(targets.follow())
     with _ending_on_sigterm():
         try:
@@ -51,6 +50,26 @@ async def serve(
         finally:
             await _end({following, *relays})
             await targets.close()
+
+
+def check_port(port: int) -> None:
+    """Raise RequestError if this machine cannot listen on a port, with the reason."""
+    with socket.socket() as probe:
+        # Connections of an earlier proxy that are not forgotten yet do not matter.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError as exc:
+            raise _unusable(port, exc) from exc
+
+
+def _unusable(port: int, problem: OSError) -> RequestError:
+    # asyncio puts an explanation around the words of the system.
+    words = os.strerror(problem.errno) if problem.errno else str(problem)
+    return RequestError(
+        f"--local-port: port {port} of this machine cannot be used: {words}; choose another one"
+    )
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:

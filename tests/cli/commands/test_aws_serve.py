@@ -1,10 +1,13 @@
 """`runctl aws serve`: the request of a service, and what its status page shows."""
 
+import socket
+
 import pytest
 
 from runctl.model.node import NodeId, NodeProgress
 from runctl.model.outcome import RunStatus
 from runctl.model.service import Service
+from runctl.model.serving_options import IDLE
 from tests.cli.commands.test_aws_train import request_of
 from tests.cli.deployed import now
 
@@ -107,6 +110,17 @@ def test_connect_says_why_a_service_cannot_be_reached(deployed, runctl):
     assert "digits has ended: stopped; stopped by the user; start it again with" in done.stderr
 
 
+def test_a_service_that_stopped_is_not_started_for_a_port_that_is_in_use(project, deployed, runctl):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        deployed.begin("digits", kind="serve", serve={"port": port})
+        deployed.end("digits", RunStatus.STOPPED, f"{IDLE} 60 s")
+        done = runctl("aws", "connect", "digits")
+    assert done.code == 2
+    assert f"--local-port: port {port} of this machine cannot be used: Address" in done.stderr
+    assert deployed.executions() == ["digits"]
+
+
 def test_replicas_that_have_ended_are_resumed_by_their_own_names(deployed, runctl):
     for name in ("digits-1", "digits-2"):
         deployed.begin(name, kind="serve", serve={"replicas": 2})
@@ -139,7 +153,7 @@ def test_no_replica_starts_where_the_name_of_one_is_taken(project, deployed, run
     done = runctl(*ROADMAP, "--name", "digits", "--replicas", "2", "--detach")
     assert done.code == 2
     assert "--name: a run 'digits-2' exists already; choose another name" in done.stderr
-    assert (deployed.executions(), "packed" in done.stderr) == ([], False)
+    assert (deployed.executions(), "packed" in done.stderr) == (["digits-2"], False)
 
 
 def test_connect_knows_the_replicas_that_have_not_ended(deployed, runctl):

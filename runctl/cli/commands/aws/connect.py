@@ -36,18 +36,19 @@ def connect(
     Connections are forwarded through SSM, so no port of the instance is public. When the instance
     is replaced, requests go to the new one; requests that arrive meanwhile wait.
     """
-    from runctl.cli.proxy.server import serve
+    from runctl.cli.proxy.server import check_port, serve
     from runctl.cli.proxy.targets import RunOver, Targets
     from runctl.cli.proxy.tunnel import find_plugin
     from runctl.model.errors import RunEndedError
 
     cloud, output = invocation.cloud, invocation.output
     found = _find_service(invocation, run)
+    port = local_port or found[0].request.serve.port
+    check_port(port)
+    plugin = find_plugin(is_local=invocation.local, profile=invocation.profile)
     for each in found:
         if each.ended is not None:
             _start_again(invocation, each)
-    port = local_port or found[0].request.serve.port
-    plugin = find_plugin(is_local=invocation.local, profile=invocation.profile)
     url = f"http://127.0.0.1:{port}"
 
     def on_listening() -> None:
