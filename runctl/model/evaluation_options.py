@@ -153,8 +153,9 @@ def _problem_with_place(options: Mapping[str, Any]) -> str:
     target = f"{output.rstrip('/')}/"
     for field in ("checkpoint", "test_data"):
         source = options.get(field)
-        is_prefix = isinstance(source, str) and source.startswith("s3://") and source.endswith("/")
-        if is_prefix and target.startswith(source):
+        if not isinstance(source, str) or not source.startswith("s3://"):
+            continue
+        if source.endswith("/") and target.startswith(source):
             return (
                 f"{output} is inside {source}, so the next evaluation would read these results as "
                 "well; choose a prefix outside of it"

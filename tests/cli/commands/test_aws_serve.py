@@ -147,6 +147,12 @@ def test_replicas_are_runs_of_their_own_with_instance_types_of_their_own(project
     assert requests[0]["serve"]["replicas"] == 2
 
 
+def test_a_service_without_a_program_names_the_option(project, deployed, runctl):
+    done = runctl("aws", "serve", "--port", "8080")
+    assert done.code == 2
+    assert "--script: missing; name the program, or give an image" in done.stderr
+
+
 def test_no_replica_starts_where_the_name_of_one_is_taken(project, deployed, runctl):
     deployed.put_data(CHECKPOINT)
     deployed.begin("digits-2")

@@ -38,7 +38,7 @@ from runctl.cli.project.dockerfiles import PLACES
 from runctl.cli.project.left_out_report import report_left_out
 from runctl.model.docker_options import SOURCES
 from runctl.model.errors import RequestError
-from runctl.model.kinds import TRAIN
+from runctl.model.kinds import SERVE, TRAIN
 from runctl.model.request_checks import INSTANCE_ID
 from runctl.model.resource_options import SMALL_INSTANCE_TYPES
 from runctl.report.processing_job import is_processing_job
@@ -89,8 +89,9 @@ def start_run(invocation: Invocation, start: Start, options: Mapping[str, Any]) 
     location = locate(invocation, start.project)
     if not words and (start.is_command or not _may_have_command(docker, fields, location)):
         after = f" after {instance_id}" if instance_id else ""
+        where = "--script: missing" if start.kind == SERVE else f"SCRIPT: missing{after}"
         raise RequestError(
-            f"SCRIPT: missing{after}; name the program, or give an image that has a command "
+            f"{where}; name the program, or give an image that has a command "
             "(--docker-image, --use-docker)"
         )
     fields |= _types_to_follow(fields, location)
