@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runctl.agent.conclusion import make_conclusion
 from runctl.agent.gang.assembly import join_gang
+from runctl.agent.gang.rendezvous import ReadyNode
 from runctl.agent.gang.stay import GangStay
 from runctl.agent.instance.disk import count_up
 from runctl.agent.instance.settings import Settings
@@ -272,8 +273,13 @@ class AttemptRunner:
                 return process_shards(parts, run, prepared, env=env, credentials=credentials)
             part = None
             if self._gang is not None:
-                restore_before = partial(self._preparation.restore_before, request)
-                part = self._gang.meet(request, prepared, env, restore_before)
+                ready = ReadyNode(
+                    request=request,
+                    prepared=prepared,
+                    env=env,
+                    restore_before=partial(self._preparation.restore_before, request),
+                )
+                part = self._gang.meet(ready)
                 prepared = part.prepared
             training = Training(
                 parts, request, self._store, env=env, credentials=credentials, gang=part

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from runctl.agent.gang.ports import GangView
 from runctl.agent.gang.pulses import GangProgram, Pulses
-from runctl.agent.gang.rendezvous import Rendezvous, RestoreBefore
+from runctl.agent.gang.rendezvous import ReadyNode, Rendezvous
 from runctl.agent.prepare.preparation import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Program
@@ -18,7 +18,6 @@ from runctl.model.gang import GangReport, NodeEnd
 from runctl.model.gang_options import GangOptions
 from runctl.model.node import Node, NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.model.request import RunRequest
 from runctl.policy.gang_facts import Completed
 from runctl.policy.gang_outcome import outcome_of_gang
 
@@ -98,20 +97,13 @@ class GangMember:
         """Take the options of the request, which say how many nodes are active."""
         self._options = options
 
-    def meet(
-        self,
-        request: RunRequest,
-        prepared: Prepared,
-        env: Mapping[str, str],
-        restore_before: RestoreBefore,
-    ) -> GangPart:
+    def meet(self, ready: ReadyNode) -> GangPart:
         """Wait until all nodes are ready to start the program; return the part of this one.
 
-        `env` are the request's variables, and `restore_before` restores an older checkpoint if
-        another node has only that. Raises RequestError if the nodes cannot train together, and
-        EndedEarlyError if the attempt ends before they are all there.
+        Raises RequestError if the nodes cannot train together, and EndedEarlyError if the attempt
+        ends before they are all there.
         """
-        world, prepared = self._rendezvous.meet(request, prepared, env, restore_before)
+        world, prepared = self._rendezvous.meet(ready)
 
         def began(program: Program) -> None:
             self._pulses.begin(

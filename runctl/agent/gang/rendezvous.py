@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -46,10 +47,21 @@ NO_TORCH = (
     "(MASTER_ADDR, MASTER_PORT, NODE_RANK, NNODES and NPROC_PER_NODE are in its environment)"
 )
 
-# Restores the newest checkpoint that is not among some, as `Preparation.restore_before` does.
-RestoreBefore = Callable[[Prepared, frozenset[str]], Prepared | None]
-
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyNode:
+    """What a node brings to the rendezvous.
+
+    `env` are the request's variables. `restore_before` restores the newest checkpoint that is not
+    among some, and returns None if there is none.
+    """
+
+    request: RunRequest
+    prepared: Prepared
+    env: Mapping[str, str]
+    restore_before: Callable[[Prepared, frozenset[str]], Prepared | None]
 
 
 class Rendezvous:
@@ -81,25 +93,19 @@ class Rendezvous:
         logger.info("this node is a spare, and waits until another one is lost")
         self._wait.wait_until(lambda: False)
 
-    def meet(
-        self,
-        request: RunRequest,
-        prepared: Prepared,
-        env: Mapping[str, str],
-        restore_before: RestoreBefore,
-    ) -> tuple[World, Prepared]:
+    def meet(self, ready: ReadyNode) -> tuple[World, Prepared]:
         """Report that this node is ready, and wait for all others; return its world.
 
-        `env` are the request's variables. If another node could only restore an older checkpoint,
-        this one goes back to it by `restore_before`, and what it has prepared then is returned as
-        well. Raises RequestError if the nodes cannot train together, and EndedEarlyError if the
-        attempt ends before they are all there.
+        If another node could only restore an older checkpoint, this one goes back to it, and what
+        it has prepared then is returned as well. Raises RequestError if the nodes cannot train
+        together, and EndedEarlyError if the attempt ends before they are all there.
         """
         settings = self._settings
         paths = settings.paths
+        request, prepared = ready.request, ready.prepared
         has_launcher = needs_launcher(request, prepared.script, paths.project)
         if has_launcher and prepared.container is None:
-            self._wait.run_in_background(lambda: require_torch(prepared, paths.project, env))
+            self._wait.run_in_background(lambda: require_torch(prepared, paths.project, ready.env))
         devices = gpu_devices()
         processes = request.gang.processes_per_node or len(devices) or 1
         prints = self._wait.run_in_background(lambda: take_prints(settings, prepared))
@@ -107,7 +113,7 @@ class Rendezvous:
             self._progress.report_gang(
                 address=settings.address, port=port.getsockname()[1], processes=processes
             )
-            prepared, nodes = self._agree(request.gang, prepared, prints, restore_before)
+            prepared, nodes = self._agree(ready, prints)
         if problem := explain_differences(nodes):
             raise RequestError(f"the nodes cannot train together: {problem}")
         lead = _report_of(nodes[0])
@@ -133,25 +139,20 @@ class Rendezvous:
         )
         return world, prepared
 
-    def _agree(
-        self,
-        options: GangOptions,
-        prepared: Prepared,
-        prints: dict[str, str],
-        restore_before: RestoreBefore,
-    ) -> tuple[Prepared, tuple[Node, ...]]:
+    def _agree(self, ready: ReadyNode, prints: dict[str, str]) -> tuple[Prepared, tuple[Node, ...]]:
         """Wait until all are ready from the same checkpoint, the oldest that one of them has."""
+        prepared = ready.prepared
         tried: frozenset[str] = frozenset()
         while True:
             self._progress.report_gang(prints=prints, is_ready=True)
             self._progress.enter("wait")
-            nodes = self._await_nodes(options, prints[CHECKPOINT])
+            nodes = self._await_nodes(ready.request.gang, prints[CHECKPOINT])
             oldest = oldest_checkpoint(nodes)
             if oldest is None or oldest >= prints[CHECKPOINT]:
                 return prepared, nodes
             tried |= {prints[CHECKPOINT]}
             logger.warning("another node could only restore %s: so does this one", oldest)
-            before = self._wait.run_in_background(partial(restore_before, prepared, tried))
+            before = self._wait.run_in_background(partial(ready.restore_before, prepared, tried))
             if before is None or before.restored is None:
                 return prepared, nodes
             prepared = before
