@@ -12,7 +12,7 @@ from runctl.aws.fast_s3.byte_budget import ByteBudget
 from runctl.aws.fast_s3.http1 import Buffer, StrangeAnswerError, Write
 from runctl.aws.fast_s3.sender import FastS3Sender
 from runctl.aws.missing_objects import FORBIDDEN, MISSING
-from runctl.model.checkpoint import Part
+from runctl.model.checkpoint_entry import Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
 from runctl.model.manifest_rules import DIGEST
 from runctl.policy.garbage import StoredPart

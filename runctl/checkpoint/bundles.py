@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runctl.checkpoint.chunks import BUFFER_BYTES, OpenFile, opened
 from runctl.checkpoint.known_files import Stored
 from runctl.checkpoint.settling import ChangedError, FileState
-from runctl.model.checkpoint import Part
+from runctl.model.checkpoint_entry import Part
 
 # A bundle is read into one buffer and sent from there.
 BUNDLE_BYTES = BUFFER_BYTES

@@ -17,7 +17,8 @@ from runctl.checkpoint.placing import NEW_FILE_FLAGS, place
 from runctl.checkpoint.unpacking import OLD_FILE_FLAGS, Unpacking
 from runctl.checkpoint.worker_pool import run_workers
 from runctl.fault_points import reach
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import DamagedCheckpointError
 
 

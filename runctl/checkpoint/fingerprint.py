@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from runctl.checkpoint.chunks import CHUNK_BYTES, Chunk
-from runctl.model.checkpoint import Part
+from runctl.model.checkpoint_entry import Part
 
 KEY_BYTES = 32
 TAG_BYTES = 16

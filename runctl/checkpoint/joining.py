@@ -11,7 +11,8 @@ from runctl.checkpoint.folder_state import FileState, FolderState
 from runctl.checkpoint.save_groups import place_of
 from runctl.checkpoint.step_names import number_in
 from runctl.checkpoint.torch_records import METADATA, RECORD
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from runctl.beneath.folder import Folder
 from runctl.beneath.paths import open_folder
 from runctl.checkpoint.folder_state import FolderState, scan_folder
 from runctl.checkpoint.pinned_files import copy_file
-from runctl.model.checkpoint import Entry
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import CheckpointError
 
 BLOCK_BYTES = 1024 * 1024

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runctl.beneath.folder import Folder
 from runctl.fault_points import reach
-from runctl.model.checkpoint import Entry
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import DamagedCheckpointError
 
 COPIED_BYTES = 1024 * 1024

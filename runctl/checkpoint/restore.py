@@ -12,7 +12,8 @@ from runctl.checkpoint.file_fetcher import FileFetcher
 from runctl.checkpoint.save_groups import NO_NUMBER, place_of
 from runctl.checkpoint.torch_records import METADATA, named_records
 from runctl.fault_points import reach
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from runctl.aws.fast_s3.http1 import Buffer
 from runctl.aws.parts import PartStore
 from runctl.checkpoint.worker_pool import run_workers
 from runctl.fault_points import reach
-from runctl.model.checkpoint import Part
+from runctl.model.checkpoint_entry import Part
 from runctl.model.errors import RefusedError
 
 # How long a part counts as stored after we saw it; no part younger than a day is collected.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from runctl.aws.fast_s3.http1 import Buffer
 from runctl.checkpoint.placing import NEW_FILE_FLAGS
 from runctl.checkpoint.worker_pool import alone
-from runctl.model.checkpoint import Entry
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import DamagedCheckpointError
 
 OLD_FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -24,7 +24,8 @@ from runctl.checkpoint.pinned_files import open_pinned
 from runctl.checkpoint.settling import ChangedError, FileState, Snapshot
 from runctl.checkpoint.stored_parts import StoredParts
 from runctl.checkpoint.worker_pool import THREADS, alone, run_workers
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 
 UNREAD = Part(sha256="", size_bytes=0)

@@ -4,14 +4,11 @@ Anyone who can write to a run's prefix in the bucket can put any text there, and
 which files are written on an instance, or on the computer of a person who pulls a checkpoint.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from runctl.model.checkpoint import Entry
+from runctl.model.checkpoint_entry import Entry
 
 # The agent watches 200,000 names; a manifest of as many with long names has about half of this.
 MAX_MANIFEST_BYTES = 128 * 1024 * 1024

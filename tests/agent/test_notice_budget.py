@@ -12,7 +12,8 @@ from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.save_events import SaveEvents
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.saving import Saving
 
 MIB = 1024 * 1024

@@ -7,7 +7,8 @@ import pytest
 
 from runctl.aws.environments import EnvironmentStore, RunGeneration
 from runctl.model import identity
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import DamagedCheckpointError
 from runctl.model.stored_environment import StoredEnvironment
 from tests.moto_server import serving, using_bucket

@@ -20,7 +20,7 @@ from runctl.aws.clients import Clients, Connection
 from runctl.aws.environments import EnvironmentStore
 from runctl.aws.fast_s3.http1 import UnsafeRequestError, request_head
 from runctl.aws.parts import PartStore
-from runctl.model.checkpoint import Part
+from runctl.model.checkpoint_entry import Part
 from runctl.model.errors import DamagedCheckpointError
 from tests.aws.certificates import make_certificate
 

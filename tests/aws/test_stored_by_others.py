@@ -9,7 +9,8 @@ import pytest
 from runctl.aws.attributes import deserialize
 from runctl.aws.items import read_attempts, read_run, run_item
 from runctl.aws.ledger import DynamoLedger
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.limit_options import RetryOptions
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.request import RunRequest

@@ -33,7 +33,8 @@ from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.checkpoint.settling import ChangedError, FileState, scan_folder
 from runctl.checkpoint.unpacking import Unpacking
 from runctl.checkpoint.upload import Uploader
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import DamagedCheckpointError, TransientError
 from runctl.policy.garbage import find_garbage
 from tests.agent.faulty import Front

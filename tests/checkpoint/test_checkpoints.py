@@ -26,7 +26,8 @@ from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.checkpoint.settling import ChangedError, Snapshot, scan_folder
 from runctl.checkpoint.upload import Uploader
 from runctl.model import identity
-from runctl.model.checkpoint import Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Part
 from runctl.model.errors import DamagedCheckpointError, NewerCheckpointError, RefusedError
 from tests.agent.faulty import Front
 from tests.agent.machine import Cloud

@@ -21,7 +21,7 @@ from runctl.checkpoint.local_files import LocalFiles
 from runctl.checkpoint.pinned_files import pin_name
 from runctl.checkpoint.pinning import link_early, pin, read_pinned
 from runctl.checkpoint.settling import ChangedError, Snapshot
-from runctl.model.checkpoint import Entry, Part
+from runctl.model.checkpoint_entry import Entry, Part
 from tests.beneath.swapping import CANARY, give_to_trainer, hide_canary, needs_root, swapped
 from tests.checkpoint.test_checkpoints import Folder, folder
 

@@ -12,7 +12,7 @@ import pytest
 from runctl.aws.checkpoints import CheckpointStore
 from runctl.checkpoint.chunks import CHUNK_BYTES
 from runctl.checkpoint.file_fetcher import FileFetcher
-from runctl.model.checkpoint import Part
+from runctl.model.checkpoint_entry import Part
 from tests.agent.machine import Cloud
 from tests.checkpoint.test_checkpoints import Folder, described
 

@@ -14,7 +14,8 @@ from runctl.checkpoint.restore import Fetched
 from runctl.checkpoint.resumption import new_folder, not_resumed
 from runctl.checkpoint.save_history import SaveHistory
 from runctl.checkpoint.settling import FileState, FolderState, Snapshot
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.policy.retention import StoredSave, choose_kept

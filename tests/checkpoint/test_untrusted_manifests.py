@@ -18,7 +18,8 @@ from runctl.checkpoint.candidates import keys_before
 from runctl.checkpoint.placing import place
 from runctl.checkpoint.retention import remove_old_checkpoints
 from runctl.model import identity
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 from tests.agent.machine import Cloud
 from tests.checkpoint.test_checkpoints import Folder

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from runctl.control.doctor import Doctor, examine, fix_findings
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import DamagedCheckpointError, RefusedError, TransientError
 from runctl.model.group import Group
 from runctl.model.leftovers import Disk, UnfinishedUpload

@@ -9,7 +9,8 @@ from runctl.aws.environment_catalog import EnvironmentCatalog
 from runctl.aws.environments import RunGeneration
 from runctl.control.prune_environments import prune_environments
 from runctl.model import identity
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.outcome import RunStatus
 from runctl.model.stored_environment import StoredEnvironment
 from tests.control.fakes import START

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from runctl.aws.environments import EnvironmentStore
-from runctl.model.checkpoint import Entry, Manifest, Part
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.identity import ENVIRONMENTS
 from runctl.model.outcome import RunStatus
 from runctl.model.stored_environment import StoredEnvironment

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl.model import errors, identity
-from runctl.model.checkpoint import MANIFEST_VERSION, MAX_STEP, Entry, Manifest, Part
+from runctl.model.checkpoint import MANIFEST_VERSION, MAX_STEP, Manifest
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import (
     DamagedCheckpointError,
     NewerCheckpointError,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.policy.fallback import (
     MAX_STEPS_BACK,
     SAYS_NOTHING,

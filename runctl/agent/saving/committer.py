@@ -22,7 +22,8 @@ from runctl.checkpoint.settling import FolderState, Snapshot
 from runctl.checkpoint.upload import ASSUMED_BYTES_PER_SECOND, Uploader
 from runctl.fault_points import reach
 from runctl.model.agent_ledger import AgentLedger
-from runctl.model.checkpoint import Entry, Manifest, name_of
+from runctl.model.checkpoint import Manifest, name_of
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import FencedError, RunctlError
 from runctl.model.run import Run
 from runctl.policy.fallback import SOON, continued_from

@@ -17,7 +17,8 @@ from runctl.checkpoint.settling import Snapshot
 from runctl.checkpoint.stated_steps import Read
 from runctl.checkpoint.torch_records import METADATA, named_records
 from runctl.checkpoint.upload import SupersededError
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import CheckpointError, DamagedCheckpointError
 from runctl.model.identity import node_of_manifest
 from runctl.model.node import Node, NodeStage

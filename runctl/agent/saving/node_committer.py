@@ -18,7 +18,8 @@ from runctl.checkpoint.save_history import SaveHistory
 from runctl.checkpoint.settling import FolderState, Snapshot
 from runctl.checkpoint.upload import Uploader
 from runctl.fault_points import reach
-from runctl.model.checkpoint import Entry, Manifest, name_of
+from runctl.model.checkpoint import Manifest, name_of
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import FencedError
 from runctl.model.identity import node_of_manifest
 from runctl.model.run import Run

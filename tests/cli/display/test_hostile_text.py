@@ -19,7 +19,8 @@ from runctl.aws.versions import VersionStore
 from runctl.cli.display import console as consoles
 from runctl.cli.display.output import Output
 from runctl.cli.display.streams import guarded_streams
-from runctl.model.checkpoint import Entry, Manifest
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.printable import escape_json, printable
 from runctl.model.versions import PackageVersion, Versions

@@ -19,7 +19,8 @@ from runctl.checkpoint.pinning import pin
 from runctl.checkpoint.settling import ChangedError, FolderState, Snapshot, scan_folder
 from runctl.checkpoint.stated_steps import StepJudge
 from runctl.checkpoint.upload import Uploader
-from runctl.model.checkpoint import Entry, Manifest, Part, name_of
+from runctl.model.checkpoint import Manifest, name_of
+from runctl.model.checkpoint_entry import Entry, Part
 from runctl.model.errors import (
     DamagedCheckpointError,
     FencedError,

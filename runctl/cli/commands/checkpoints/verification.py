@@ -12,7 +12,8 @@ from runctl.model.errors import DamagedCheckpointError
 if TYPE_CHECKING:
     from runctl.aws.checkpoints import CheckpointStore
     from runctl.cli.display.output import Output
-    from runctl.model.checkpoint import Manifest, Part
+    from runctl.model.checkpoint import Manifest
+    from runctl.model.checkpoint_entry import Part
 
 _VERIFY_THREADS = 4
 
