@@ -54,6 +54,11 @@ class NodeFacts:
         return self.report.ended
 
     @property
+    def ran_at_report(self) -> float:
+        """How long its program had run by its last report; what it did since is not yet known."""
+        return max(0.0, (self.running_for or 0.0) - self.age)
+
+    @property
     def is_settled(self) -> bool:
         """Whether it has completed its part, so that nobody needs it any more."""
         end = self.end

@@ -128,7 +128,7 @@ def _not_joined(nodes: Sequence[NodeFacts], *, must_join: bool) -> Verdict | Non
     if late is not None or not must_join:
         return late
     has_joined = any(facts.joined_after is not None for facts in nodes)
-    ran_for = min((facts.running_for or 0.0 for facts in nodes), default=0.0)
+    ran_for = min((facts.ran_at_report for facts in nodes), default=0.0)
     if has_joined or ran_for < NOBODY_JOINED:
         return None
     outcome = Outcome(kind=OutcomeKind.FAILED, reason=NEVER_JOINED)
@@ -144,7 +144,7 @@ def _late(took: Sequence[tuple[NodeFacts, float | None]]) -> NotJoined | None:
     late = [
         facts
         for facts, seconds in took
-        if seconds is None and facts.end is None and (facts.running_for or 0.0) >= limit
+        if seconds is None and facts.end is None and facts.ran_at_report >= limit
     ]
     if not late:
         return None

@@ -214,6 +214,35 @@ def test_a_node_whose_launcher_hangs_is_named():
     assert verdict.ranks == (2,)
 
 
+def test_a_node_may_have_joined_since_its_last_report():
+    there = {"launched_after": 2.0, "joined_after": 5.0}
+
+    def after(seconds):
+        third = started(2, seconds, launched_after=3.0, age=6.0)
+        return judge([started(0, seconds, **there), started(1, seconds, **there), third])
+
+    assert after(JOIN + 10 + 5) is None
+    assert isinstance(after(JOIN + 10 + 6), NotJoined)
+
+
+def test_a_node_may_have_found_its_launcher_since_its_last_report():
+    def after(seconds):
+        third = started(2, seconds, age=6.0)
+        return judge([*(started(rank, seconds, launched_after=5.0) for rank in (0, 1)), third])
+
+    assert after(JOIN + 10 + 5) is None
+    assert isinstance(after(JOIN + 10 + 6), NotJoined)
+
+
+def test_a_gang_is_given_up_by_what_each_node_has_reported():
+    def after(seconds):
+        nodes = [started(rank, seconds, launched_after=2) for rank in (0, 1)]
+        return judge([*nodes, started(2, seconds, launched_after=2, age=6.0)])
+
+    assert after(NOBODY_JOINED + 5) is None
+    assert isinstance(after(NOBODY_JOINED + 6), Failed)
+
+
 def test_a_script_that_never_joins_fails_with_the_remedy():
     def after(seconds, **options):
         return judge([started(rank, seconds, launched_after=2) for rank in range(3)], **options)
