@@ -9,16 +9,12 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from runctl.model.errors import (
-    NotFoundError,
-    RequestError,
-    RunctlError,
-    TransientError,
-)
+from runctl.model.errors import TransientError
 from runctl.model.kinds import TRAIN
 from runctl.model.outcome import OutcomeKind
 from runctl.model.run import Run
 from runctl.report.descriptions import attempt_text, checkpoint_name, shards_text
+from runctl.report.ended_execution import find_ended, refusal, require_recorded
 from runctl.report.log_tail import UNFINISHED_LINE_TIME, LogTail
 from runctl.report.run_document import RunDocument, document_of
 from runctl.report.timeline import AttemptEntry
@@ -26,13 +22,11 @@ from runctl.report.timeline import AttemptEntry
 if TYPE_CHECKING:
     from runctl.aws.ledger import DynamoLedger
     from runctl.aws.logs import LogReader
-    from runctl.aws.workflow import Execution, StepFunctions
+    from runctl.aws.workflow import StepFunctions
 
 # Of a larger gang, only the lines of its first nodes are shown.
 MAX_FOLLOWED_NODES = 8
 CHECKPOINT_SECONDS = 10.0  # between two announcements of checkpoints
-# Clean-up records the end of a run this long after its execution, or not at all.
-CLEAN_UP_TIMEOUT = timedelta(seconds=90)
 # The last lines of a trainer reach the log shortly after its end is known.
 LAST_LINES = timedelta(seconds=3)
 
@@ -160,25 +154,14 @@ class Follower:
         return self._waited % 20 < self.source.pause
 
     def _check_execution(self, run: Run | None) -> None:
-        execution = self.source.workflow.find_execution(self.execution_arn)
+        execution = find_ended(self.source.workflow, self.execution_arn, waited=self._waited)
         if execution is None:
-            # StartExecution is eventually consistent.
-            if self._waited > CLEAN_UP_TIMEOUT.total_seconds():
-                raise NotFoundError(f"the execution {self.execution_arn} does not exist")
-            return
-        if execution.is_running:
             return
         now = self.source.ledger.find_run(self.run_id)
         if run is None and (now is None or now.execution_arn != self.execution_arn):
-            raise refusal(execution)
-        ended_at = execution.ended_at or execution.started_at
-        is_overdue = datetime.now(timezone.utc) - ended_at > CLEAN_UP_TIMEOUT
-        if is_overdue and (now is None or now.ended is None):
-            raise RunctlError(
-                f"the execution {execution.name} has ended ({execution.status}), but the ledger "
-                f"does not record the end of the run: {execution.cause or 'clean-up did not run'}; "
-                "see the log of the function clean_up"
-            )
+            raise refusal(execution, "run")
+        if now is None or now.ended is None:
+            require_recorded(execution, "run")
 
     def _announce_changes(self, run: RunDocument | None, attempts: Sequence[AttemptEntry]) -> None:
         kind = TRAIN if run is None else run.entry.kind
@@ -232,12 +215,3 @@ def _tone(attempt: AttemptEntry) -> Tone:
         return Tone.SUCCESS
     is_bad = attempt.noticed_at is not None or not attempt.is_live
     return Tone.WARNING if is_bad else Tone.PROGRESS
-
-
-def refusal(execution: Execution) -> RunctlError:
-    """Return the error of an execution that ended before the run began."""
-    if execution.status == "FAILED":
-        return RequestError(execution.cause or f"the request was refused ({execution.error})")
-    return RunctlError(
-        f"the execution {execution.name} ended as {execution.status} before the run began"
-    )

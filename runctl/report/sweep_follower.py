@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol
 
-from runctl.model.errors import NotFoundError, RunctlError, TransientError
-from runctl.report.follower import CLEAN_UP_TIMEOUT, refusal
+from runctl.model.errors import TransientError
+from runctl.report.ended_execution import find_ended, refusal, require_recorded
 from runctl.report.sweep_document import Source as Ledgers
 from runctl.report.sweep_document import SweepDocument, TrialEntry, read_sweep
 
@@ -111,21 +110,11 @@ class SweepFollower:
         return sweep
 
     def _check_execution(self) -> None:
-        execution = self.source.workflow.find_execution(self.execution_arn)
+        execution = find_ended(self.source.workflow, self.execution_arn, waited=self._waited)
         if execution is None:
-            # StartExecution is eventually consistent.
-            if self._waited > CLEAN_UP_TIMEOUT.total_seconds():
-                raise NotFoundError(f"the execution {self.execution_arn} does not exist")
-            return
-        if execution.is_running:
             return
         group = self.source.groups.find_group(self.group_id)
         if group is None or group.execution_arn != self.execution_arn:
-            raise refusal(execution)
-        ended_at = execution.ended_at or execution.started_at
-        if group.ended is None and datetime.now(timezone.utc) - ended_at > CLEAN_UP_TIMEOUT:
-            raise RunctlError(
-                f"the execution {execution.name} has ended ({execution.status}), but the ledger "
-                f"does not record the end of the sweep: {execution.cause or 'no clean-up'}; see "
-                "the log of the function clean_up"
-            )
+            raise refusal(execution, "sweep")
+        if group.ended is None:
+            require_recorded(execution, "sweep")

@@ -19,11 +19,10 @@ from runctl.model.errors import (
     NotFoundError,
     Problem,
     RefusedError,
-    RunctlError,
     TransientError,
 )
 from runctl.report.descriptions import describe_shards
-from runctl.report.follower import refusal
+from runctl.report.ended_execution import refusal, require_recorded
 from runctl.report.processing_job import JobDocument, JobReader
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from runctl.cli.commands.aws.job import Job
 
 ANNOUNCE_SECONDS = 10.0
-CLEAN_UP_SECONDS = 90.0
 
 
 def check_job(job: Job, cloud: Cloud) -> None:
@@ -66,25 +64,21 @@ def follow_job(invocation: Invocation, cloud: Cloud, name: str, execution_arn: s
 def _follow(
     cloud: Cloud, name: str, execution_arn: str, show: Callable[[JobDocument], None]
 ) -> JobDocument:
-    reader, over_since = JobReader(cloud), None
+    reader = JobReader(cloud)
     while True:
         try:
+            # Read before the ledger, which has the end of a job before its execution ends.
+            execution = cloud.processing_workflow.find_execution(execution_arn)
             group = cloud.groups.find_group(name)
             if group is not None and group.execution_arn == execution_arn:
                 job = reader.read(group)
                 if group.ended is not None:
                     return job
                 show(job)
-            execution = cloud.processing_workflow.find_execution(execution_arn)
             if execution is not None and not execution.is_running:
                 if group is None:
-                    raise refusal(execution)
-                over_since = over_since or time.monotonic()
-                if time.monotonic() - over_since > CLEAN_UP_SECONDS:
-                    raise RunctlError(
-                        f"the execution {execution.name} has ended ({execution.status}), but the "
-                        "ledger does not record the end of the job; see the log of clean_up"
-                    )
+                    raise refusal(execution, "job")
+                require_recorded(execution, "job")
         except TransientError:
             pass  # the job does not depend on this process
         time.sleep(cloud.pause)
