@@ -9,7 +9,7 @@ import pytest
 
 from runctl.agent.contract import contract_with
 from runctl.agent.instance.adapters import adapter_devices
-from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.instance.settings import Paths
 from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.image import ReadyImage
 from runctl.agent.prepare.preparation import Prepared
@@ -24,6 +24,7 @@ from runctl.agent.runtime.environment import TrainerVariables
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount
 from runctl.agent.runtime.trainer_user import TrainerUser
 from runctl.model.request import RunRequest
+from tests.agent_settings import make_settings
 
 GIB = 1 << 30
 STATE = Path("/var/lib/runctl")
@@ -189,10 +190,7 @@ def test_container_runs_as_our_user_where_the_image_would_be_root() -> None:
 def test_our_user_has_a_home_folder_in_the_container_and_that_of_the_image_has_none() -> None:
     user = TrainerUser(name="runctl-trainer", uid=58113, gid=58113, home=STATE / "home")
     paths = Paths(Path("/"))
-    settings = Settings(
-        paths=paths, run_id="run-1", attempt=1, instance_id="i-1",
-        table="t", bucket="b", log_group="l", region="r",
-    )  # fmt: skip
+    settings = make_settings(Path("/"))
     image = ReadyImage(image_id="sha256:0123", environment={"HOME": "/root"}, command=("run",))
 
     def contract(numbers: tuple[int, int], *, is_ours: bool) -> Contract:

@@ -14,7 +14,6 @@ from runctl.agent.gang.prints import explain_differences, oldest_checkpoint
 from runctl.agent.gang.pulses import Pulses
 from runctl.agent.gang.rendezvous import Rendezvous
 from runctl.agent.gang.stay import GangStay
-from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.world import World
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
@@ -27,6 +26,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, KeptNode, Launched, Run
 from runctl.policy.gang_facts import Completed, Lost, Noticed
+from tests.agent_settings import make_settings
 from tests.control.fakes import MemoryLedger
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -111,11 +111,8 @@ class Part:
         )
 
 
-def settings_of(tmp_path, *, rank=0, attempt=1, instance_id="i-0"):
-    return Settings(
-        paths=Paths(tmp_path), run_id="run", attempt=attempt, instance_id=instance_id, table="",
-        bucket="", log_group="", region="", is_gang=True, rank=rank,
-    )  # fmt: skip
+def settings_of(tmp_path, *, instance_id="i-0", **changes):
+    return make_settings(tmp_path, run_id="run", instance_id=instance_id, is_gang=True, **changes)
 
 
 def test_the_lead_reports_once_all_nodes_have_stored_their_end(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -17,13 +18,9 @@ from runctl.model.request_parsing import parse_request
 from runctl.model.run import Attempt, AttemptStage, KeptNode, Launched, Run
 from runctl.policy.gang_facts import SILENT, Completed, Failed, Hung, Lost, Noticed
 from runctl.policy.gang_health import NOBODY_JOINED
+from tests.agent_settings import make_settings
 
 START = datetime(2026, 5, 1, tzinfo=timezone.utc)
-
-
-class Settings:
-    rank = 0
-    node = NodeId("run-1", 1, 0)
 
 
 class Pulses:
@@ -58,7 +55,7 @@ class Gang:
         self.progress = Progress()
         self.watch = GangWatch(
             self,
-            Settings(),
+            make_settings(Path("/")),
             mailbox=self.mailbox,
             progress=self.progress,
             pulses=Pulses(),

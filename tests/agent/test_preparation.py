@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.instance.settings import Paths
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.inputs import InputStager
@@ -30,6 +30,7 @@ from runctl.model.errors import DamagedCheckpointError, RequestError
 from runctl.model.request import RunRequest
 from runctl.model.run import Run
 from runctl.model.saving_options import CheckpointOptions
+from tests.agent_settings import make_settings
 from tests.beneath.swapping import CANARY, give_to_trainer, hide_canary, needs_root
 
 NEWEST = "runs/r/checkpoints/manifests/s000000000007-0001.json"
@@ -59,16 +60,7 @@ def preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
 
     monkeypatch.setattr(Restorer, "fetch", fetch)
     ledger: Any = SimpleNamespace(find_run=lambda _: RUN)
-    settings = Settings(
-        paths=paths,
-        run_id="r",
-        attempt=2,
-        instance_id="i-1",
-        table="t",
-        bucket="b",
-        log_group="g",
-        region="us-east-1",
-    )
+    settings = make_settings(tmp_path, run_id="r", attempt=2)
     return Preparation(
         ledger,
         None,  # type: ignore[arg-type]

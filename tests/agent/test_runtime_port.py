@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runctl.agent.attempt import AttemptRunner
-from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.instance.settings import Paths
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.checkpoints import CheckpointStore
@@ -26,6 +26,7 @@ from tests.agent.conftest import REGION, make_client
 from tests.agent.machine import VENV, Cloud, wait_until
 from tests.agent.planting import plant
 from tests.agent.recording_runtime import RecordingProgram, RecordingRuntime
+from tests.agent_settings import make_settings
 
 
 class Clients:
@@ -56,16 +57,10 @@ class Attempt:
         paths.fence.write_text("loaded\n")
         self.mailbox = Mailbox()
         self.runtime = RecordingRuntime(self.mailbox.wake, setup=setup)
-        settings = Settings(
-            paths=paths,
-            run_id=cloud.run_id,
-            attempt=number,
-            instance_id=f"i-{number}",
-            table=cloud.name,
-            bucket=cloud.name,
-            log_group=cloud.name,
-            region=REGION,
-        )
+        settings = make_settings(
+            root, run_id=cloud.run_id, attempt=number, instance_id=f"i-{number}", region=REGION,
+            table=cloud.name, bucket=cloud.name, log_group=cloud.name,
+        )  # fmt: skip
         deployment = Deployment(
             region=REGION, table=cloud.name, bucket=cloud.name, log_group=cloud.name
         )

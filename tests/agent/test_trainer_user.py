@@ -29,7 +29,7 @@ from runctl.agent.instance.ownership import (
     shared_mode,
     take_back,
 )
-from runctl.agent.instance.settings import Paths, Settings, read_settings
+from runctl.agent.instance.settings import Paths, read_settings
 from runctl.agent.prepare.built_files import BuiltFiles
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments
@@ -53,6 +53,7 @@ from runctl.model.request import RunRequest
 from tests.agent.machine import Cloud, is_alive, wait_until
 from tests.agent.packages import BACKEND
 from tests.agent.test_environment import make_environments
+from tests.agent_settings import make_settings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start others")
 # The interpreter of these tests may be in the home folder of root.
@@ -161,24 +162,10 @@ def test_as_root_the_command_is_started_as_it_is() -> None:
         assert start.environment == {"NAME": "value"}
 
 
-def settings_of(root: Path, **changes: object) -> Settings:
-    known = Settings(
-        paths=Paths(root),
-        run_id="run-1",
-        attempt=1,
-        instance_id="i-1",
-        table="t",
-        bucket="b",
-        log_group="l",
-        region="us-east-1",
-    )
-    return replace(known, **changes)
-
-
 def test_request_decides_between_the_user_and_root(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = settings_of(tmp_path, trainer_user="nobody")
+    settings = make_settings(tmp_path, trainer_user="nobody")
     request = RunRequest.of(script="train.py")
     found = user_of(settings, request)
     assert found is not None
@@ -192,7 +179,7 @@ def test_request_decides_between_the_user_and_root(
 
 def test_machine_without_the_user_starts_only_what_requests_root() -> None:
     for name in ("", "no-such-user", "root"):
-        settings = settings_of(Path("/"), trainer_user=name)
+        settings = make_settings(Path("/"), trainer_user=name)
         with pytest.raises(RequestError, match=r"no user for it: .*needs useradd.*`root: true`"):
             user_of(settings, RunRequest.of(script="train.py"))
         assert user_of(settings, RunRequest.of(script="train.py", root=True)) is None
@@ -201,7 +188,7 @@ def test_machine_without_the_user_starts_only_what_requests_root() -> None:
 def test_elsewhere_the_log_says_what_is_not_isolated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert user_of(settings_of(tmp_path), RunRequest.of(script="train.py")) is None
+    assert user_of(make_settings(tmp_path), RunRequest.of(script="train.py")) is None
     (line,) = caplog.messages
     assert "nothing on this machine keeps them from the agent's files" in line
 

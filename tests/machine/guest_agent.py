@@ -16,13 +16,13 @@ from typing import Any
 from unittest import mock
 
 from runctl.agent.instance.processes import become_subreaper
-from runctl.agent.instance.settings import Paths, Settings
 from runctl.agent.program_outcome import EndedProgram, outcome_of_exit
 from runctl.agent.runtime import trainer_user
 from runctl.agent.runtime.host_runtime import HostRuntime
 from runctl.agent.runtime.ports import Contract, Program
 from runctl.agent.runtime.systemd_scope import AGENT_UNIT, SLICE, scope
 from runctl.agent.runtime.trainer_user import TrainerUser
+from tests.agent_settings import make_settings
 
 PLACE = Path("/var/lib/runctl")
 OOM_MESSAGE = "A process of this unit has been killed by the OOM killer."
@@ -165,17 +165,7 @@ def main() -> None:
 def observe_all_cases() -> None:
     """Run all cases and write what was seen."""
     become_subreaper()
-    settings = Settings(
-        paths=Paths(Path("/")),
-        run_id="",
-        attempt=1,
-        instance_id="",
-        table="",
-        bucket="",
-        log_group="",
-        region="",
-        trainer_user=sys.argv[2],
-    )
+    settings = make_settings(Path("/"), trainer_user=sys.argv[2])
     user = trainer_user.find_user(settings)
     assert user is not None, "bootstrap.sh has made no user"
     trainer_user.begin_anew(user, settings.paths)

@@ -100,5 +100,6 @@ def _fill(upper: Path) -> None:
             upper / "opt/runctl/agent" / name,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
+    shutil.copy(PROJECT / "tests/agent_settings.py", upper / "opt/runctl/agent/tests")
     write = f". <(sed '/^gave_up=/,$d' '{script}'); units=$1; write_agent_units"
     subprocess.run(["bash", "-c", write, "-", str(units)], check=True)
