@@ -22,7 +22,7 @@ class BuildRecord:
         self._bus = bus
         self.settings = settings
         self.build_id: str = codebuild._build_id(settings["name"])
-        self.unique = self.build_id.rpartition(":")[2]
+        self.unique: str = self.build_id.rpartition(":")[2]
         self.log = log_names(settings, self.unique)
         self.fields: Json = {
             **codebuild._make_build_record(settings, self.build_id),
