@@ -9,6 +9,8 @@ from runctl.checkpoint.folder_state import FileState, FolderState, scan_folder
 from runctl.checkpoint.open_files import LOG_AGE, OpenFiles, only_grew
 from runctl.checkpoint.save_groups import NO_NUMBER, is_incomplete, place_of, save_of
 from runctl.checkpoint.wholeness import Wholeness
+from runctl.model.checkpoint import Manifest
+from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import CheckpointError
 
 __all__ = [
@@ -57,6 +59,16 @@ class Snapshot:
     def is_incomplete(self, path: str) -> bool:
         """Return whether a path stays as it is in the previous checkpoint."""
         return is_incomplete(self.incomplete, path)
+
+    def carried(self, before: Manifest | None) -> tuple[Entry, ...]:
+        """Return the entries of the previous checkpoint for the saves that are left out."""
+        if before is None or not self.incomplete:
+            return ()
+        return tuple(
+            entry
+            for entry in before.entries
+            if self.is_incomplete(entry.path) and entry.path not in self.view
+        )
 
     def lacks_save(self, number: int | None, scanned: FolderState, before: FolderState) -> bool:
         """Return whether it leaves out files of the save `number` that `before` does not have.

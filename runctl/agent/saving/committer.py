@@ -117,9 +117,8 @@ class Committer:
         reach("save.pinned")
         uploaded = self._uploader.upload(snapshot, place, superseded=superseded)
         reach("save.parts_stored")
-        entries = tuple(
-            sorted((*uploaded.entries, *self._carried(snapshot)), key=lambda entry: entry.path)
-        )
+        carried = snapshot.carried(self._manifest)
+        entries = tuple(sorted((*uploaded.entries, *carried), key=lambda entry: entry.path))
         now = datetime.now(timezone.utc)
         read = partial(read_pinned, snapshot.view, snapshot.contents, place)
         judged = self.history.judge(snapshot, reported_step, read)
@@ -239,16 +238,6 @@ class Committer:
         """Warn that the trainer did not continue from its checkpoint; that stays in the status."""
         if warning and self._progress.warn(warning, about="resume"):
             logger.warning("%s", warning)
-
-    def _carried(self, snapshot: Snapshot) -> tuple[Entry, ...]:
-        """Return the entries of the previous checkpoint for the saves that are left out."""
-        if self._manifest is None or not snapshot.incomplete:
-            return ()
-        return tuple(
-            entry
-            for entry in self._manifest.entries
-            if snapshot.is_incomplete(entry.path) and entry.path not in snapshot.view
-        )
 
     def _note_budget(self, manifest: Manifest) -> None:
         """Note how long a last save takes, and warn if that does not fit into a notice."""

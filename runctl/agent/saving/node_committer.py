@@ -19,7 +19,6 @@ from runctl.checkpoint.settling import FolderState, Snapshot
 from runctl.checkpoint.upload import Uploader
 from runctl.fault_points import reach
 from runctl.model.checkpoint import Manifest, name_of
-from runctl.model.checkpoint_entry import Entry
 from runctl.model.errors import FencedError
 from runctl.model.identity import node_of_manifest
 from runctl.model.run import Run
@@ -95,7 +94,7 @@ class NodeCommitter:
         uploaded = self._uploader.upload(replace(snapshot, view=own), place, superseded=superseded)
         reach("save.parts_stored")
         entries = sorted(
-            (*uploaded.entries, *self._carried(snapshot)), key=lambda entry: entry.path
+            (*uploaded.entries, *snapshot.carried(self._last)), key=lambda entry: entry.path
         )
         read = partial(read_pinned, snapshot.view, snapshot.contents, place)
         judged = self.history.judge(snapshot, reported_step, read)
@@ -135,13 +134,3 @@ class NodeCommitter:
 
     def remove_old(self) -> None:
         """Remove nothing: the node of rank 0 knows which checkpoints are kept."""
-
-    def _carried(self, snapshot: Snapshot) -> tuple[Entry, ...]:
-        """Return what was stored of the saves that are left out this time."""
-        if self._last is None or not snapshot.incomplete:
-            return ()
-        return tuple(
-            entry
-            for entry in self._last.entries
-            if snapshot.is_incomplete(entry.path) and entry.path not in snapshot.view
-        )
