@@ -27,7 +27,7 @@ from runctl.model.request import RunRequest
 from runctl.model.run import Attempt, AttemptStage, KeptNode, Launched, Run
 from runctl.policy.gang_facts import Completed, Lost, Noticed
 from tests.agent_settings import make_settings
-from tests.control.fakes import MemoryLedger
+from tests.control.memory_ledger import MemoryLedger
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 COMPLETED = Outcome(kind=OutcomeKind.COMPLETED, exit_code=0)

@@ -11,7 +11,9 @@ from runctl.model.group import Group
 from runctl.model.identity import group_key
 from runctl.model.outcome import RunStatus
 from tests.aws.conftest import make_table
-from tests.control.fakes import START, MemoryGroups, MemoryLedger
+from tests.control.fakes import START
+from tests.control.memory_groups import MemoryGroups
+from tests.control.memory_ledger import MemoryLedger
 
 NOW = START
 LATER = NOW + timedelta(minutes=5)

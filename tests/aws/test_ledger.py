@@ -18,7 +18,8 @@ from runctl.model.saving import Saving
 from runctl.model.subject import Subject, pinned_keys
 from tests.attempts import report
 from tests.aws.conftest import make_table
-from tests.control.fakes import START, MemoryLedger
+from tests.control.fakes import START
+from tests.control.memory_ledger import MemoryLedger
 
 NOW = START
 LATER = NOW + timedelta(minutes=5)

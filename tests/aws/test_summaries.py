@@ -13,7 +13,7 @@ from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.run import AttemptsSummary, AttemptStage, Launched, summarize
 from tests.aws.conftest import make_table
 from tests.aws.test_ledger import LATER, LOST, NOW, a_run, launched, training
-from tests.control.fakes import MemoryLedger
+from tests.control.memory_ledger import MemoryLedger
 
 OUTCOMES = [Outcome(kind=kind) for kind in OutcomeKind]
 OUTCOMES.append(Outcome(kind=OutcomeKind.FAILED, exit_code=1))

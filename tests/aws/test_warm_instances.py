@@ -17,7 +17,9 @@ from runctl.model.run import AttemptStage, Launched, Warm
 from runctl.policy.warm import waited
 from tests.aws.conftest import make_table
 from tests.aws.test_ledger import a_run
-from tests.control.fakes import START, MemoryGroups, MemoryLedger
+from tests.control.fakes import START
+from tests.control.memory_groups import MemoryGroups
+from tests.control.memory_ledger import MemoryLedger
 
 NOW = START
 LATER = NOW + timedelta(minutes=1)

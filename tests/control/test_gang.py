@@ -16,7 +16,8 @@ from runctl.model.run import AttemptStage
 from runctl.policy.gang import REPAIR_FOR
 from runctl.policy.heartbeat import USUAL_SILENCE
 from runctl.policy.reconciling import GRACE
-from tests.control.fakes import START, CrashError, Fragile, Overtaken, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import CrashError, Fragile, Overtaken
 from tests.control.scenes import ARN, RUN, prepared
 from tests.control.steps import (
     clean_up,

@@ -6,7 +6,8 @@ from runctl.model.errors import TransientError
 from runctl.model.kinds import KINDS, TRAIN, KindPolicy
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.pool import Pool
-from tests.control.fakes import START, CrashError, Fragile, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import CrashError, Fragile
 from tests.control.scenes import RUN, launched, prepared, stray, training
 from tests.control.steps import (
     decide_next,

@@ -15,7 +15,8 @@ from runctl.model.pool import MachineKind, Pool
 from runctl.model.root_volume import RootVolume
 from runctl.model.run import AttemptStage, Launched
 from runctl.policy.launch_plan import Launch, LaunchPolicy, Refuse, Wait, plan_launch
-from tests.control.fakes import START, CrashError, Fragile, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import CrashError, Fragile
 from tests.control.scenes import RUN, launched, prepared
 from tests.control.steps import confirm_checkpoint, decide_next, launch_instances
 

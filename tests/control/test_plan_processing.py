@@ -10,7 +10,8 @@ from runctl.model.node import NodeId, NodeProgress
 from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.model.shard import Shard
 from runctl.model.shard_progress import ShardProgress
-from tests.control.fakes import START, Fragile, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import Fragile
 from tests.control.scenes import REQUEST, RUN, execution, launched, training
 from tests.control.steps import finish_run, prepare_run
 

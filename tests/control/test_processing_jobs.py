@@ -6,7 +6,8 @@ from runctl.control.processing.finish_processing import finish_processing
 from runctl.control.processing.plan_shards import plan_shards
 from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
 from runctl.model.outcome import RunStatus
-from tests.control.fakes import START, Fragile, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import Fragile
 from tests.control.scenes import execution
 from tests.control.steps import prepare_run
 from tests.control.test_plan_processing import OUTPUT, PROCESSING, world_with

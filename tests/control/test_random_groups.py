@@ -20,7 +20,8 @@ from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from runctl.model.pool import Pool
 from tests.attempts import change
-from tests.control.fakes import START, CrashError, Fragile, Overtaken, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import CrashError, Fragile, Overtaken
 from tests.control.steps import (
     clean_up,
     confirm_checkpoint,

@@ -24,7 +24,8 @@ from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool
 from runctl.model.run import AttemptStage, derive_status, status_of, summarize
 from tests.attempts import change
-from tests.control.fakes import CrashError, Fragile, Overtaken, World
+from tests.control.fakes import World
+from tests.control.faulty_worlds import CrashError, Fragile, Overtaken
 from tests.control.saves import StoredSaves, Trainer, report_of
 from tests.control.steps import (
     clean_up,

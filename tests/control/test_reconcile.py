@@ -10,7 +10,8 @@ from runctl.model.identity import RUN_TAG
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.attempts import report
-from tests.control.fakes import START, CrashError, Fragile
+from tests.control.fakes import START
+from tests.control.faulty_worlds import CrashError, Fragile
 from tests.control.scenes import ARN, REQUEST, RUN, execution, launched, prepared, stray, training
 from tests.control.steps import finish_run, prepare_run, reconcile
 

@@ -9,7 +9,8 @@ from runctl.model.errors import RunEndedError, TransientError
 from runctl.model.node import NodeId
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from tests.attempts import report
-from tests.control.fakes import START, CrashError, Fragile, World
+from tests.control.fakes import START, World
+from tests.control.faulty_worlds import CrashError, Fragile
 from tests.control.scenes import ARN, RUN, execution, launched, prepared, stray, training
 from tests.control.steps import (
     clean_up,

@@ -16,7 +16,7 @@ from runctl.model.run import AttemptStage, summarize
 from runctl.report.follower import Follower
 from runctl.report.run_document import document_of
 from runctl.report.run_list import entry_of
-from tests.control.fakes import MemoryLedger
+from tests.control.memory_ledger import MemoryLedger
 from tests.report.html_page import HtmlDisplay, list_page, run_page
 from tests.report.sample import ATTEMPTS, NOW, RUN, TRACEBACK, VERSIONS
 
