@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from runctl.cli.display.page_head import facts_table, heading
 from runctl.cli.display.styles import STATUS_STYLES
 from runctl.report.descriptions import describe_shards, group_time_text
 from runctl.report.processing_job import JobDocument
@@ -13,7 +14,7 @@ from runctl.report.wording import format_duration, format_instant
 
 def job_page(job: JobDocument) -> RenderableType:
     """Return the page of a job: its state, and its runs."""
-    parts: list[RenderableType] = [_heading(job), _facts(job)]
+    parts: list[RenderableType] = [heading(job.group.group_id, job.status), _facts(job)]
     if job.runs:
         parts += ["", _runs(job)]
     return Group(*parts)
@@ -25,16 +26,10 @@ def job_view(job: JobDocument) -> RenderableType:
     runs = f"{len(job.runs)} of {job.batches} runs have begun, {active} active"
     shards = describe_shards(job.shards, has_ended=job.group.ended is not None)
     return Group(
-        _heading(job),
+        heading(job.group.group_id, job.status),
         Text(f"  shards {shards}"),
         Text(f"  {runs}"),
         Text("  Ctrl-C leaves it running", style="dim"),
-    )
-
-
-def _heading(job: JobDocument) -> Text:
-    return Text.assemble(
-        (job.group.group_id, "bold"), "  ", (job.status.value, STATUS_STYLES[job.status])
     )
 
 
@@ -42,19 +37,15 @@ def _facts(job: JobDocument) -> Table:
     group = job.group
     took = format_duration((group.ended_at or job.read_at) - group.started_at)
     lasting = f"{took} ago" if group.ended_at is None else f"took {took}"
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
-    for label, text in (
-        ("started", f"{format_instant(group.started_at)}, {lasting}"),
-        ("reason", brief(group.reason)),
-        ("shards", describe_shards(job.shards, has_ended=group.ended is not None)),
-        ("machine time", group_time_text(job.time)),
-        ("output", job.output),
-    ):
-        if text:
-            facts.add_row(label, text)
-    return facts
+    return facts_table(
+        (
+            ("started", f"{format_instant(group.started_at)}, {lasting}"),
+            ("reason", brief(group.reason)),
+            ("shards", describe_shards(job.shards, has_ended=group.ended is not None)),
+            ("machine time", group_time_text(job.time)),
+            ("output", job.output),
+        )
+    )
 
 
 def _runs(job: JobDocument) -> Table:

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runctl.cli.display.node_table import node_table
+from runctl.cli.display.page_head import facts_table, heading
 from runctl.cli.display.reasons import last_lines_text
-from runctl.cli.display.styles import OUTCOME_STYLES, STATUS_STYLES
+from runctl.cli.display.styles import OUTCOME_STYLES
 from runctl.model.outcome import OutcomeKind
 from runctl.report.descriptions import (
     NOTHING,
@@ -44,11 +45,8 @@ _NARROW = 76
 
 def status_page(run: RunDocument, *, width: int) -> RenderableType:
     """Return the page of a run."""
-    reason, status = run.entry.reason, run.status
-    parts: list[RenderableType] = [
-        Text.assemble((run.run_id, "bold"), "  ", (status.value, STATUS_STYLES[status])),
-        _facts(run),
-    ]
+    reason = run.entry.reason
+    parts: list[RenderableType] = [heading(run.run_id, run.status), _facts(run)]
     if run.timeline:
         parts += ["", _attempt_table(run.timeline, width=width)]
         if width < _WIDE:
@@ -95,13 +93,7 @@ def _facts(run: RunDocument) -> Table:
         ("image", image_text(run.image)),
         ("versions", str(run.versions) if run.versions and run.versions.packages else ""),
     ]
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
-    for label, text in rows:
-        if text:
-            facts.add_row(label, text)
-    return facts
+    return facts_table(rows)
 
 
 def _output_of(run: RunDocument) -> str:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runctl.cli.display.styles import STATUS_STYLES
+from runctl.cli.display.page_head import facts_table, heading
 from runctl.model.sweep_options import ASHA, SweepOptions
 from runctl.model.trial import Trial, TrialState
 from runctl.report.descriptions import NOTHING, group_time_text
@@ -31,9 +31,8 @@ STATE_STYLES = {
 
 def sweep_page(sweep: SweepDocument, *, now: datetime, shows_all: bool = False) -> RenderableType:
     """Return the page of a sweep."""
-    group, status = sweep.group, sweep.status
     parts: list[RenderableType] = [
-        Text.assemble((group.group_id, "bold"), "  ", (status.value, STATUS_STYLES[status])),
+        heading(sweep.group.group_id, sweep.status),
         _facts(sweep, now=now),
     ]
     shown = sweep.trials if shows_all else _to_show(sweep)
@@ -96,13 +95,7 @@ def _facts(sweep: SweepDocument, *, now: datetime) -> Table:
         ("best", "" if best is None else best_text(best, options)),
         ("reason", brief(group.reason)),
     ]
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
-    for label, text in rows:
-        if text:
-            facts.add_row(label, text)
-    return facts
+    return facts_table(rows)
 
 
 def _to_show(sweep: SweepDocument) -> Sequence[TrialEntry]:
