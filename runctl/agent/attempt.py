@@ -82,36 +82,9 @@ class AttemptRunner:
             services.secrets, mask=mask, wait=self._wait, progress=self._progress
         )
         self._engine = Engine(self._paths.docker_config, self._paths.docker_helpers)
-        self._containers = ContainerPreparation(
-            self._engine,
-            Images(
-                self._engine,
-                services.ledger,
-                services.blobs,
-                secret_of=lambda text: self._secrets.fetch_text("docker.login", text),
-                wait=self._wait,
-                log=lambda: self._paths.trainer_output.open("a"),
-            ),
-            settings,
-            progress=self._progress,
-            wait=self._wait,
-        )
+        self._containers = self._make_containers()
         self._store = services.checkpoints(settings.run_id, rank=settings.rank)
-        self._preparation = Preparation(
-            services.ledger,
-            services.blobs,
-            services.versions(settings.run_id),
-            self._store,
-            settings,
-            inputs=services.inputs,
-            subjects=SubjectLoader(
-                services.checkpoints, inputs=self._paths.inputs, state=self._paths.state
-            ),
-            environments=services.environments,
-            vendor=vendor,
-            progress=self._progress,
-            wait=self._wait,
-        )
+        self._preparation = self._make_preparation(vendor)
         self._token = TaskToken(
             services.ledger,
             run_id=settings.run_id,
@@ -156,6 +129,38 @@ class AttemptRunner:
             final_report=self._final_report,
             heartbeat=self._heartbeat,
             mailbox=mailbox,
+        )
+
+    def _make_containers(self) -> ContainerPreparation:
+        return ContainerPreparation(
+            self._engine,
+            Images(
+                self._engine,
+                self._services.ledger,
+                self._services.blobs,
+                secret_of=lambda text: self._secrets.fetch_text("docker.login", text),
+                wait=self._wait,
+                log=lambda: self._paths.trainer_output.open("a"),
+            ),
+            self._settings,
+            progress=self._progress,
+            wait=self._wait,
+        )
+
+    def _make_preparation(self, vendor: Path) -> Preparation:
+        services, paths = self._services, self._paths
+        return Preparation(
+            services.ledger,
+            services.blobs,
+            services.versions(self._settings.run_id),
+            self._store,
+            self._settings,
+            inputs=services.inputs,
+            subjects=SubjectLoader(services.checkpoints, inputs=paths.inputs, state=paths.state),
+            environments=services.environments,
+            vendor=vendor,
+            progress=self._progress,
+            wait=self._wait,
         )
 
     @property
