@@ -80,8 +80,7 @@ def test_prefetching_leaves_space_for_the_environment(
     preparation: Preparation, tmp_path: Path
 ) -> None:
     preparation.prefetch(RUN)
-    for prefetch in preparation._prefetches:
-        prefetch.result(timeout=240)
+    preparation._prefetch.finish()
     assert not (Paths(tmp_path).state / "incoming").exists()
 
 
@@ -92,7 +91,7 @@ def test_nothing_is_prefetched_while_an_earlier_program_may_write_to_the_folder(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.pt").write_bytes(b"of the attempt before")
     preparation.prefetch(RUN)
-    assert not preparation._prefetches
+    assert not preparation._prefetch._begun
 
 
 def test_checkpoint_that_does_not_fit_is_reported_at_once_and_frees_its_space(
@@ -216,9 +215,9 @@ def test_nothing_is_prefetched_any_more_once_it_has_taken_the_space_of_something
 
     preparation.prefetch(RUN)
     assert preparation._with_room(make) == tmp_path
-    count = len(preparation._prefetches)
+    count = len(preparation._prefetch._begun)
     preparation.prefetch(replace(RUN, newest=NEWEST.replace("7", "9")))
-    assert len(preparation._prefetches) == count
+    assert len(preparation._prefetch._begun) == count
 
 
 def project_below_a_link(state: Path, target: Path) -> RunRequest:

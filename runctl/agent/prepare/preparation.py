@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from runctl.agent.prepare.inputs import InputStager
 from runctl.agent.prepare.installed import installed_bytes
 from runctl.agent.prepare.installer import Installer, find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
+from runctl.agent.prepare.prefetch import CheckpointPrefetch
 from runctl.agent.prepare.shared_environments import SharedEnvironments
 from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.reporting.progress import Progress
@@ -125,11 +125,8 @@ class Preparation:
             check=wait.check,
         )
         self._subjects = subjects
+        self._prefetch = CheckpointPrefetch(self._restorer, wait)
         self._user: TrainerUser | None = None
-        self._wanted: tuple[str, Trust] | None = None
-        self._prefetches: list[Future[None]] = []
-        self._prefetching = threading.Lock()
-        self._may_prefetch = True
         self._is_quiet = False  # whether nobody writes to the checkpoint folder
 
     def _make_environments(self, store: EnvironmentStore, vendor: Path) -> Environments:
@@ -292,14 +289,9 @@ class Preparation:
         except (RequestError, OSError) as exc:
             if not (says_full(exc) or FULL in str(exc)):
                 raise
-            with self._prefetching:
-                self._may_prefetch, prefetches = False, tuple(self._prefetches)
-            if not prefetches:
+            if not self._prefetch.give_way():
                 raise
-            logger.warning("discarding the prefetched checkpoint, to make room: %s", exc)
-        for prefetch in prefetches:
-            prefetch.result()
-        self._restorer.discard()
+            logger.warning("discarded the prefetched checkpoint, to make room: %s", exc)
         return prepare()
 
     @contextlib.contextmanager
@@ -322,24 +314,11 @@ class Preparation:
 
         What the folder has already is not fetched. So this waits until nobody writes to it.
         """
-        if run.newest is None or self._wanted == (run.newest, Trust.of(run)):
+        if run.newest is None:
             return
         folder = self.checkpoint_folder(run.request)
-        if not self._is_quiet and folder.is_dir() and any(folder.iterdir()):
-            return
-        newest, trust = self._wanted = run.newest, Trust.of(run)
-
-        def fetch() -> None:
-            try:
-                self._restorer.fetch(newest, trust, reuse=folder)
-            except (RunctlError, OSError) as exc:
-                if says_full(exc):  # the environment comes first
-                    self._restorer.discard()
-                logger.info("the prefetch failed, and the restore will try again: %s", exc)
-
-        with self._prefetching:
-            if self._may_prefetch:
-                self._prefetches.append(self._wait.start(fetch))
+        if self._is_quiet or not folder.is_dir() or not any(folder.iterdir()):
+            self._prefetch.begin(run.newest, Trust.of(run), reuse=folder)
 
     def restore(self, request: RunRequest, prepared: Prepared) -> Prepared:
         """Put the newest whole checkpoint in place; only now is it certain which one that is."""
@@ -395,8 +374,7 @@ class Preparation:
             if not request.saving.checkpoint.dir:
                 clear(folder)
             return None
-        for prefetch in self._prefetches:
-            prefetch.result()  # it may be freeing the space of what did not fit
+        self._prefetch.finish()
         try:
             return self._put_in_place(run, folder)
         except NewerCheckpointError as exc:
