@@ -16,7 +16,8 @@ from runctl.agent.ports import Judge
 from runctl.agent.prepare.container import ContainerPreparation
 from runctl.agent.prepare.gpu_check import check_gpus
 from runctl.agent.prepare.image import Images
-from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.prepare.preparation import Preparation
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.processing.assembly import process_shards
 from runctl.agent.reporting.final_report import FinalReport

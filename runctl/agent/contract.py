@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.container import ReadyContainer
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.runtime.command_line import trainer_command
 from runctl.agent.runtime.container_command import is_program
 from runctl.agent.runtime.environment import (

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from runctl.agent.fallback import Ended
 from runctl.agent.prepare.following import Following
-from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.prepare.preparation import Preparation
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.result_metrics import find_metrics
 from runctl.agent.signals.waiting import CancellableWait

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.saving.committer import Committer
 from runctl.agent.saving.marks import Marks

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from runctl.agent.instance.settings import Settings
 from runctl.agent.ports import Blobs, Judge, Outputs
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.reporting.folder_shipper import FolderShipper
 from runctl.agent.reporting.metrics import MetricsShipper
 from runctl.agent.reporting.progress import Progress

@@ -8,7 +8,7 @@ from runctl.agent.fallback import Ended, Fallback
 from runctl.agent.gang.member import GangPart
 from runctl.agent.parts import AttemptParts
 from runctl.agent.prepare.following import follow
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.saving.marks import Marks
 from runctl.agent.session import SessionContext, TrainingSession
 from runctl.agent.supervision import Supervision

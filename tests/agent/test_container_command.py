@@ -12,7 +12,7 @@ from runctl.agent.instance.adapters import adapter_devices
 from runctl.agent.instance.settings import Paths
 from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.image import ReadyImage
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.runtime.container_command import (
     MachineFacts,
     cgroup_parent,

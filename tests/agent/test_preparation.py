@@ -18,7 +18,8 @@ from runctl.agent.instance.settings import Paths
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.inputs import InputStager
-from runctl.agent.prepare.preparation import Preparation, Prepared
+from runctl.agent.prepare.preparation import Preparation
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.signals.mailbox import Mailbox
 from runctl.agent.signals.waiting import CancellableWait

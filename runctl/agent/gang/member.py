@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from runctl.agent.gang.ports import GangView
 from runctl.agent.gang.pulses import GangProgram, Pulses
 from runctl.agent.gang.rendezvous import ReadyNode, Rendezvous
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.ports import Program
 from runctl.agent.runtime.world import World

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from runctl.agent.instance.settings import Settings
 from runctl.agent.prepare.code import read_digest
 from runctl.agent.prepare.installed import installed_versions
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.model.node import Node
 
 SHOWN = 12

@@ -21,7 +21,7 @@ from runctl.agent.gang.prints import (
 )
 from runctl.agent.instance.gpu import gpu_devices
 from runctl.agent.instance.settings import Settings
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.runtime.command_line import needs_launcher
 from runctl.agent.runtime.environment import base_environment

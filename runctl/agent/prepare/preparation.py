@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from runctl.agent.prepare.installed import installed_bytes
 from runctl.agent.prepare.installer import Installer, find_tools
 from runctl.agent.prepare.pinned_environments import PinnedEnvironments
 from runctl.agent.prepare.prefetch import CheckpointPrefetch
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.prepare.shared_environments import SharedEnvironments
 from runctl.agent.prepare.subjects import SubjectLoader
 from runctl.agent.reporting.progress import Progress
@@ -58,31 +59,6 @@ COMMIT_WAIT = 5.0
 Made = TypeVar("Made")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Everything that is ready before the trainer starts.
-
-    A program in a `container` does not use the `environment`. `user` is the one that programs run
-    as, None for the agent's own.
-
-    `run`, `restored` and `partial` are set last, once the token has arrived: the run as the ledger
-    had it then, the whole checkpoint that is in place, and the folder with the files of an
-    unfinished one. `subject` is the checkpoint of another run that is in place to be evaluated, and
-    `outputs` a folder for its results, if it is one of several.
-    """
-
-    script: str
-    environment: Path
-    checkpoint: Path
-    container: ReadyContainer | None = None
-    user: TrainerUser | None = None
-    run: Run | None = None
-    restored: Fetched | None = None
-    partial: Path | None = None
-    subject: Subject | None = None
-    outputs: Path | None = None
 
 
 class Preparation:

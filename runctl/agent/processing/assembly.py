@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runctl.agent.contract import contract_with
 from runctl.agent.parts import AttemptParts
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.processing.session import ProcessingContext, ProcessingSession
 from runctl.agent.processing.shard_folder import ShardFolder
 from runctl.agent.reporting.metrics import MetricsShipper

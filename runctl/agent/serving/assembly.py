@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from runctl.agent.contract import build_contract
 from runctl.agent.instance.ownership import require_inside
 from runctl.agent.parts import AttemptParts
-from runctl.agent.prepare.preparation import Prepared
+from runctl.agent.prepare.prepared import Prepared
 from runctl.agent.serving.replacement import Replacement
 from runctl.agent.serving.session import ServingSession
 from runctl.agent.signals.waiting import CHECK
