@@ -15,7 +15,7 @@ from runctl.checkpoint.restore import Fetched
 from runctl.fault_points import reach
 from runctl.model.checkpoint import name_of
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.policy.fallback import Death, Verdict, judge, may_fall_back
+from runctl.policy.fallback import Death, DeathCause, judge, may_fall_back
 
 BEGINNING = "the beginning"
 
@@ -73,10 +73,10 @@ class Fallback:
             self._record_success(outcome, given)
             return outcome
         self._record_death(ended, prepared)
-        verdict = judge(self._deaths)
-        if verdict is Verdict.UNRELATED:
+        cause = judge(self._deaths)
+        if cause is DeathCause.UNRELATED:
             return outcome
-        if verdict is Verdict.PROGRAM or given is None:
+        if cause is DeathCause.PROGRAM or given is None:
             return self._blame_program(outcome)
         self._suspect([given.key, *ended.committer.committed], prepared)
         if self._mailbox.ending is not None:

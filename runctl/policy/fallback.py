@@ -19,7 +19,7 @@ SAYS_NOTHING = frozenset({-9, -15, 126, 127, SIGNAL_EXIT + 9, SIGNAL_EXIT + 15})
 LARGE_SHARE = 4
 
 
-class Verdict(Enum):
+class DeathCause(Enum):
     """The cause of a death."""
 
     CHECKPOINT = "checkpoint"  # probably: the previous one may work
@@ -44,24 +44,24 @@ class Death:
     has_other_cause: bool = False
 
 
-def judge(deaths: Sequence[Death]) -> Verdict:
+def judge(deaths: Sequence[Death]) -> DeathCause:
     """Judge the last of the deaths on this machine, one after each restore, in their order."""
     last, earlier = deaths[-1], deaths[:-1]
     if last.continued or last.has_other_cause or last.exit_code in SAYS_NOTHING:
-        return Verdict.UNRELATED
+        return DeathCause.UNRELATED
     if last.is_certain:
-        return Verdict.PROGRAM
+        return DeathCause.PROGRAM
     if last.lived <= SOON:
-        return Verdict.CHECKPOINT
+        return DeathCause.CHECKPOINT
     # It ran for a while without a save. Once, that may be a damaged file that is read late.
     is_first = all(death.lived <= SOON for death in earlier)
     is_new = all(death.failure_id != last.failure_id for death in earlier)
-    return Verdict.CHECKPOINT if is_first and is_new else Verdict.PROGRAM
+    return DeathCause.CHECKPOINT if is_first and is_new else DeathCause.PROGRAM
 
 
 def may_fall_back(deaths: Sequence[Death]) -> bool:
     """Whether the trainer is to be started once more, from the previous checkpoint."""
-    return judge(deaths) is Verdict.CHECKPOINT and len(deaths) <= MAX_STEPS_BACK
+    return judge(deaths) is DeathCause.CHECKPOINT and len(deaths) <= MAX_STEPS_BACK
 
 
 def continued_from(given: Manifest, committed: Manifest) -> bool:

@@ -40,7 +40,7 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class RoundVerdict:
     """The conclusion from a round: whether it is final, and whether to try again soon."""
 
     is_final: bool
@@ -62,7 +62,7 @@ def refused_quotas(candidates: Sequence[Pool], refusals: Mapping[Pool, str]) -> 
     return [quota for quota in dict.fromkeys(found) if quota is not None]
 
 
-def judge(asked: Round) -> Verdict:
+def judge(asked: Round) -> RoundVerdict:
     """Return whether waiting can help after a round that launched nothing.
 
     It cannot if for every pool that the run accepts either the zone does not offer the type, or
@@ -82,14 +82,14 @@ def judge(asked: Round) -> Verdict:
     )
     if is_final:
         reasons = [*_explain_unsupported(unsupported - beyond_quota), *_explain_quotas(asked)]
-        return Verdict(
+        return RoundVerdict(
             is_final=True,
             reason=f"the launch was refused, and waiting will not help: {'; '.join(reasons)}",
         )
     shown = [f"{pool}: {code}" for pool, code in list(asked.refusals.items())[:MAX_POOLS_SHOWN]]
     if left := len(asked.refusals) - len(shown):
         shown.append(f"{left} more pools")
-    return Verdict(
+    return RoundVerdict(
         is_final=False,
         reason="; ".join([*shown, *_explain_quotas(asked)]),
         retry_soon=any(not kind.is_answer for kind in kinds),

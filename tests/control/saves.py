@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from runctl.model.errors import FencedError
-from runctl.policy.fallback import Death, Verdict, in_order_of_trust, judge, may_fall_back
+from runctl.policy.fallback import Death, DeathCause, in_order_of_trust, judge, may_fall_back
 from runctl.policy.retention import StoredSave, choose_kept
 from tests.control.fakes import World
 
@@ -69,8 +69,8 @@ class StoredSaves:
         certain = trainer.given is None or trainer.given == run.proven
         died = Death(exit_code=1, failure_id="died", lived=AT_ONCE, is_certain=certain)
         trainer.deaths.append(died)
-        verdict = judge(trainer.deaths)
-        if verdict is Verdict.CHECKPOINT:
+        cause = judge(trainer.deaths)
+        if cause is DeathCause.CHECKPOINT:
             if trainer.given not in run.suspects:
                 self.ledger.mark_suspect(self.run_id, trainer.attempt, trainer.given)
                 trainer.marked |= {trainer.given}

@@ -12,7 +12,7 @@ from runctl.policy.fallback import (
     MAX_STEPS_BACK,
     SAYS_NOTHING,
     Death,
-    Verdict,
+    DeathCause,
     continued_from,
     in_order_of_trust,
     judge,
@@ -31,40 +31,40 @@ def test_a_trainer_that_dies_at_once_is_restarted_from_the_previous_checkpoint()
 def test_a_fallback_happens_three_times_at_most_whatever_the_failure_says():
     assert may_fall_back([died()] * MAX_STEPS_BACK)
     assert not may_fall_back([died()] * (MAX_STEPS_BACK + 1))
-    assert judge([died()] * (MAX_STEPS_BACK + 1)) is Verdict.CHECKPOINT
+    assert judge([died()] * (MAX_STEPS_BACK + 1)) is DeathCause.CHECKPOINT
 
 
 @pytest.mark.parametrize("code", sorted(SAYS_NOTHING))
 def test_being_killed_or_never_started_says_nothing_about_the_checkpoint(code):
-    assert judge([died(code=code)]) is Verdict.UNRELATED
+    assert judge([died(code=code)]) is DeathCause.UNRELATED
 
 
 @pytest.mark.parametrize("code", [1, 2, 134, 139, 255, -6, -11])
 def test_any_other_exit_code_makes_the_checkpoint_suspect(code):
-    assert judge([died(code=code)]) is Verdict.CHECKPOINT
+    assert judge([died(code=code)]) is DeathCause.CHECKPOINT
 
 
 def test_a_trainer_that_saved_beyond_its_checkpoint_did_not_die_from_it():
-    assert judge([died(continued=True)]) is Verdict.UNRELATED
+    assert judge([died(continued=True)]) is DeathCause.UNRELATED
 
 
 def test_a_proven_checkpoint_is_never_suspect():
-    assert judge([died(is_certain=True)]) is Verdict.PROGRAM
-    assert judge([died(), died(is_certain=True)]) is Verdict.PROGRAM
+    assert judge([died(is_certain=True)]) is DeathCause.PROGRAM
+    assert judge([died(), died(is_certain=True)]) is DeathCause.PROGRAM
 
 
 def test_a_failure_caused_by_the_machine_says_nothing_about_the_checkpoint():
-    assert judge([died(has_other_cause=True)]) is Verdict.UNRELATED
+    assert judge([died(has_other_cause=True)]) is DeathCause.UNRELATED
 
 
 def test_a_trainer_that_ran_long_without_a_save_gets_one_more_chance():
     late = died(3600)
     assert may_fall_back([late])
-    assert judge([late, died(3600, words="another")]) is Verdict.PROGRAM
+    assert judge([late, died(3600, words="another")]) is DeathCause.PROGRAM
 
 
 def test_the_same_failure_after_a_long_run_is_the_program():
-    assert judge([died(4), died(3600)]) is Verdict.PROGRAM
+    assert judge([died(4), died(3600)]) is DeathCause.PROGRAM
     assert may_fall_back([died(4), died(3600, words="another")])
 
 
@@ -86,7 +86,7 @@ deaths = st.lists(
 def test_nothing_falls_back_more_than_three_times(deaths):
     if may_fall_back(deaths):
         assert len(deaths) <= MAX_STEPS_BACK
-        assert judge(deaths) is Verdict.CHECKPOINT
+        assert judge(deaths) is DeathCause.CHECKPOINT
 
 
 @given(deaths=deaths)

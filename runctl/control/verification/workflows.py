@@ -34,7 +34,7 @@ Tester = Callable[[StateTest], StateAnswer]
 
 
 @dataclass(frozen=True)
-class Entry:
+class StateEntry:
     """How a state is entered: after which state, with which input and variables."""
 
     state: str
@@ -68,7 +68,7 @@ class Walk:
     def go(self, starts: list[Any]) -> None:
         """Test every state that a start leads to."""
         first = self.definition["StartAt"]
-        waiting = deque(Entry(first, "the start", data, {}) for data in starts)
+        waiting = deque(StateEntry(first, "the start", data, {}) for data in starts)
         seen: set[str] = set()
         entered: set[str] = set()
         while waiting:
@@ -83,8 +83,8 @@ class Walk:
             self.findings += self._not_taken(entered)
 
     def _followers(
-        self, entry: Entry, state: Mapping[str, Any], *, is_new: bool
-    ) -> Iterator[Entry]:
+        self, entry: StateEntry, state: Mapping[str, Any], *, is_new: bool
+    ) -> Iterator[StateEntry]:
         kind = state["Type"]
         if kind not in ("Task", "Map"):
             yield from self._tested(entry, state, "FAILED" if kind == "Fail" else "SUCCEEDED")
@@ -100,7 +100,7 @@ class Walk:
             if kind == "Map":
                 self._processor(entry, state)
 
-    def _errors(self, entry: Entry, state: Mapping[str, Any]) -> Iterator[Entry]:
+    def _errors(self, entry: StateEntry, state: Mapping[str, Any]) -> Iterator[StateEntry]:
         retries, catches = state.get("Retry", []), state.get("Catch", [])
         for number, retrier in enumerate(retries):
             # The first retrier that names an error decides.
@@ -132,7 +132,7 @@ class Walk:
 
     def _tested(
         self,
-        entry: Entry,
+        entry: StateEntry,
         state: Mapping[str, Any],
         wanted: str,
         *,
@@ -140,7 +140,7 @@ class Walk:
         error: tuple[str, str] | None = None,
         tries: int = 0,
         expected: str = "",
-    ) -> Iterator[Entry]:
+    ) -> Iterator[StateEntry]:
         """Test a state; yield how the next one is entered, or report what went wrong."""
         is_mocked = state["Type"] in ("Task", "Map")
         answer = self.test(
@@ -160,9 +160,9 @@ class Walk:
             return
         if answer.next_state:
             self._taken.add((entry.state, answer.next_state))
-            yield Entry(answer.next_state, entry.state, answer.output, answer.variables)
+            yield StateEntry(answer.next_state, entry.state, answer.output, answer.variables)
 
-    def _processor(self, entry: Entry, state: Mapping[str, Any]) -> None:
+    def _processor(self, entry: StateEntry, state: Mapping[str, Any]) -> None:
         processor = {
             key: value for key, value in state["ItemProcessor"].items() if key != "ProcessorConfig"
         }
@@ -180,7 +180,7 @@ class Walk:
         self.tests += inner.tests
         self.findings += inner.findings
 
-    def _report(self, entry: Entry, problem: str) -> None:
+    def _report(self, entry: StateEntry, problem: str) -> None:
         found = Finding(
             name=f"{self.machine}: {entry.state}",
             why=f"after {entry.after}: {problem}",
@@ -210,7 +210,7 @@ def walk_states(machine: StateMachine, *, prefix: str, test: Tester) -> Walk:
     return walk
 
 
-def _context(entry: Entry, state: Mapping[str, Any]) -> dict[str, Any]:
+def _context(entry: StateEntry, state: Mapping[str, Any]) -> dict[str, Any]:
     context = {**_CONTEXT, "State": {"EnteredTime": _AT, "Name": entry.state, "RetryCount": 0}}
     if str(state.get("Resource", "")).endswith(_WAITING):
         context["Task"] = {"Token": "verify"}
