@@ -3,7 +3,8 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.prepare_run import ExecutionStart, prepare_run
+from runctl.control.execution_start import ExecutionStart
+from runctl.control.prepare_run import prepare_run
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -3,7 +3,7 @@
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.services import Document, logger, services
-from runctl.control.prepare_run import ExecutionStart
+from runctl.control.execution_start import ExecutionStart
 from runctl.control.sweeps.prepare_sweep import prepare_sweep
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from runctl.control.execution_start import ExecutionStart
 from runctl.control.ports.services import Services
-from runctl.control.prepare_run import ExecutionStart
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.group import Group
 from runctl.model.outcome import RunStatus

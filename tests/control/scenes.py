@@ -1,6 +1,6 @@
 """Runs in the initial states of the tests."""
 
-from runctl.control.prepare_run import ExecutionStart
+from runctl.control.execution_start import ExecutionStart
 from runctl.model.pool import Pool
 from tests.control.fakes import START, World
 from tests.control.steps import launch_instances, prepare_run, train

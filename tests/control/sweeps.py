@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from runctl.control.prepare_run import ExecutionStart
+from runctl.control.execution_start import ExecutionStart
 from runctl.control.sweeps.ask_trial import ask_trial
 from runctl.control.sweeps.finish_sweep import finish_sweep
 from runctl.control.sweeps.prepare_sweep import prepare_sweep

@@ -3,7 +3,7 @@
 import pytest
 
 from runctl.control.decide_next import EVENTS_A_TURN, MAX_EVENTS, MAX_TURNS
-from runctl.control.prepare_run import STARTED_BY
+from runctl.control.execution_start import STARTED_BY
 from runctl.model.errors import InvalidRequestError, RequestError, RunEndedError
 from runctl.model.outcome import RunStatus
 from runctl.model.run import Launched

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runctl.control.ending_groups import end_group
-from runctl.control.prepare_run import ExecutionStart
+from runctl.control.execution_start import ExecutionStart
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.group import Group, WarmInstance, WarmStage
 from runctl.model.node import NodeId

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runctl.control.prepare_run import STARTED_BY, ExecutionStart
+from runctl.control.execution_start import STARTED_BY, ExecutionStart
 from runctl.model.errors import RequestError, RunctlError, TransientError
 from runctl.model.machine import MachineStatus
 from runctl.model.pool import Pool

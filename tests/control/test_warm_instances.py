@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from runctl.control.ending_groups import end_group
-from runctl.control.prepare_run import ExecutionStart
+from runctl.control.execution_start import ExecutionStart
 from runctl.control.reconcile import left_over_machines
 from runctl.model.errors import RunEndedError
 from runctl.model.group import Group, WarmInstance, WarmStage

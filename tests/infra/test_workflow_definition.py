@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runctl.control.prepare_run import STARTED_BY
+from runctl.control.execution_start import STARTED_BY
 from runctl.model import errors
 from runctl.model.permissions import REQUIRED
 from runctl.policy.heartbeat import MAX_SILENCE

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runctl.control.continuing_groups import continue_group, find_to_continue
+from runctl.control.execution_start import STARTED_BY, ExecutionStart
 from runctl.control.ports.services import Services
-from runctl.control.prepare_run import STARTED_BY, ExecutionStart, problems_with_the_world
 from runctl.control.processing.plan_processing import plan_processing, store_plan
 from runctl.control.results import PlannedShards
+from runctl.control.survey_request import problems_with_the_world
 from runctl.model.errors import InvalidRequestError, NotFoundError, Problem, RequestError
 from runctl.model.group import Group
 from runctl.model.identity import RUN_ID, continuation_name

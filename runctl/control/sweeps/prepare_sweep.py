@@ -5,9 +5,10 @@ from typing import Any
 
 from runctl.control.check_inputs import check_inputs
 from runctl.control.continuing_groups import continue_group, find_to_continue
+from runctl.control.execution_start import STARTED_BY, ExecutionStart
 from runctl.control.ports.sweeps import SweepServices
-from runctl.control.prepare_run import STARTED_BY, ExecutionStart, problems_with_the_world
 from runctl.control.results import PreparedSweep
+from runctl.control.survey_request import problems_with_the_world
 from runctl.control.sweeps.ask_trial import read_sweep
 from runctl.control.sweeps.trials import settle_trial
 from runctl.model.errors import InvalidRequestError, Problem
