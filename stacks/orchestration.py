@@ -19,6 +19,7 @@ from stacks.capabilities.base import Capability
 from stacks.compute import ComputeStack
 from stacks.constructs.python_function import PythonFunction, Size
 from stacks.constructs.workflow import Workflow
+from stacks.deployment_document import describe_deployment
 from stacks.fault_injection import fault_injection_role
 from stacks.run_roles import RunRoles
 from stacks.secret_access import accept_prefixes
@@ -91,7 +92,7 @@ class OrchestrationStack(Stack):
         for definition in PARENTS:
             self.workflows[definition] = self._parent_workflow(definition)
         self._add_rules()
-        self._describe_deployment(storage, compute)
+        self._publish_deployment(storage, compute)
         run_machine = self.workflows[RUN].state_machine
         CfnOutput(self, "StateMachineArn", value=run_machine.state_machine_arn)
 
@@ -389,50 +390,14 @@ class OrchestrationStack(Stack):
             ],
         )
 
-    def _describe_deployment(self, storage: StorageStack, compute: ComputeStack) -> None:
+    def _publish_deployment(self, storage: StorageStack, compute: ComputeStack) -> None:
         """Create the parameter that describes the deployment to the command line."""
         settings = self._settings
-        role = fault_injection_role(self, settings)
         document = {
-            "name": settings.name,
-            "version": settings.version,
-            "region": settings.region,
-            "account": settings.account,
-            "bucket": storage.bucket.bucket_name,
-            "table": storage.table.table_name,
-            "state_machine_arn": settings.state_machine_arn,
+            **describe_deployment(settings, storage, compute),
             **{f"{name}_machine_arn": arn for name, arn in self._machine_arns(PARENTS).items()},
-            "log_group": storage.trainer_logs.log_group_name,
-            "topic_arn": storage.topic.topic_arn,
-            "command_document": settings.command_document,
-            "start_document": settings.start_document,
-            "monitor_document": settings.monitor_document,
-            "instance_policy": compute.policy.managed_policy_arn,
-            "subnets": {zone: subnet.subnet_id for zone, subnet in compute.network.subnets.items()},
-            "launch_templates": {
-                kind: machine.template_id for kind, machine in compute.machines.items()
-            },
-            "gang_templates": {
-                kind: machine.template_id for kind, machine in compute.gang_machines.items()
-            },
-            "zones": sorted(compute.network.subnets),
-            "security_group": compute.network.security_group.security_group_id,
-            "own_images": list(settings.own_images),
             "dead_letters": self._dead_letters.queue_url,
-            "image_repository": storage.images.repository_uri,
-            "environment_days": settings.environment_days,
-            "fault_injection_role": role.role_arn,
-            "limits": {
-                "instance_types": list(settings.limits.instance_types),
-                "max_instances": settings.limits.max_instances,
-            },
-            "own_data": {
-                "readable_buckets": list(settings.readable_buckets),
-                "writable_buckets": list(settings.writable_buckets),
-                "secrets": list(settings.readable_secrets.secrets),
-                "parameters": list(settings.readable_secrets.parameters),
-                "secret_keys": list(settings.readable_secrets.keys),
-            },
+            "fault_injection_role": fault_injection_role(self, settings).role_arn,
         }
         ssm.StringParameter(
             self,
