@@ -19,7 +19,8 @@ class ForgottenRun:
     """What was removed of a run, or would be.
 
     `objects` counts versions. `kept_code` are packed projects and images that other runs use, too,
-    and `elsewhere` are the places outside of the run's own to which it wrote.
+    and `elsewhere` are the places outside of the run's own to which it wrote. `image` was built
+    from its project; reconciliation deletes it, once it is unused.
     """
 
     run_id: str
@@ -30,6 +31,7 @@ class ForgottenRun:
     code: tuple[str, ...] = ()
     kept_code: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    image: str = ""
     is_dry_run: bool = False
 
     def as_document(self) -> dict[str, Any]:
@@ -43,6 +45,7 @@ class ForgottenRun:
             "code": list(self.code),
             "kept_code": list(self.kept_code),
             "elsewhere": list(self.elsewhere),
+            "image": self.image,
             "dry_run": self.is_dry_run,
         }
 
@@ -90,6 +93,7 @@ def forget_run(services: Services, run_id: str, *, is_dry_run: bool = False) -> 
         code=code.own,
         kept_code=code.shared,
         elsewhere=tuple(_elsewhere(run)),
+        image=run.image.reference if run.image and run.request.docker.dockerfile else "",
         is_dry_run=is_dry_run,
     )
 

@@ -197,7 +197,7 @@ def test_a_hostile_run_reaches_nothing_of_another(testbed: Testbed, runs) -> Non
         "start an execution": lambda: states.start_execution(
             stateMachineArn=testbed.deployment.state_machine_arn, input="{}"
         ),
-        "launch a machine": lambda: client(testbed, "ec2", keys).terminate_instances(
+        "end a machine": lambda: client(testbed, "ec2", keys).terminate_instances(
             InstanceIds=[testbed.wait_for_launch(victim, attempt=1)]
         ),
         "read a secret": lambda: client(testbed, "secretsmanager", keys).get_secret_value(

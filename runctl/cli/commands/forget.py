@@ -11,6 +11,7 @@ from runctl.cli.commands.find import RunName, find_run
 from runctl.cli.invocation import Invocation
 from runctl.control.forget_run import ForgottenRun, forget_run
 from runctl.model.errors import RequestError
+from runctl.policy.image_retention import KEPT_UNUSED
 from runctl.report.wording import format_count, format_size
 
 
@@ -53,5 +54,10 @@ def _lines(done: ForgottenRun) -> list[str]:
     lines = [f"{verb} {stored}, {others} of {done.run_id}"]
     if done.kept_code:
         lines.append(f"other runs use {', '.join(done.kept_code)}, too: it stays")
+    if done.image:
+        lines.append(
+            f"the image {done.image} has the project in it, and stays until no run has used it for "
+            f"{KEPT_UNUSED.days} days"
+        )
     lines += [f"{place} is not the run's own, and stays" for place in done.elsewhere]
     return lines

@@ -4,6 +4,7 @@ import pytest
 
 from runctl.aws.clients import Clients
 from runctl.model import identity
+from runctl.model.image import Image
 from runctl.model.outcome import OutcomeKind, RunStatus
 from tests.cli.deployed import BUCKET, GROUP, TABLE
 
@@ -80,6 +81,17 @@ def test_code_that_another_run_uses_stays(deployed, s3, runctl):
     assert "code/shared.tar.gz" in versions(s3)
     assert runctl("forget", "other", "--yes").code == 0
     assert "code/shared.tar.gz" not in versions(s3)
+
+
+def test_an_image_that_was_built_from_the_project_is_named(deployed, s3, runctl):
+    deployed.begin("lm", code=OWN, docker={"dockerfile": "Dockerfile"})
+    reference = f"registry/runctl@sha256:{'0' * 64}"
+    deployed.ledger.record_image("lm", Image(reference=reference, digest=f"sha256:{'0' * 64}"))
+    deployed.end("lm", RunStatus.FAILED)
+    done = runctl("forget", "lm", "--yes")
+    shown = " ".join(done.stdout.split())
+    assert f"the image {reference} has the project in it, and stays until no run" in shown
+    assert "code/own.tar.gz" not in versions(s3)
 
 
 def test_a_dry_run_and_a_missing_confirmation_remove_nothing(deployed, s3, runctl):
