@@ -27,6 +27,7 @@ from runctl.model.deployed import (
 )
 from runctl.model.refusal import FAULTS, SETUP, THROTTLING
 
+_ALLOWED = "allowed"
 _STACKS = ("storage", "compute", "orchestration")
 _BLOCKS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 # How the simulator takes the values of condition keys that are not single strings.
@@ -99,15 +100,10 @@ class AwsDeployedAccount(OwnData):
         }
         found: list[Denial] = self._patiently(
             lambda: [
-                Denial(
-                    action=result["EvalActionName"],
-                    resource=result.get("EvalResourceName", "*"),
-                    decision=result["EvalDecision"],
-                    missing=tuple(result.get("MissingContextValues", ())),
-                )
+                denial
                 for page in pages.paginate(**asked)
                 for result in page["EvaluationResults"]
-                if result["EvalDecision"] != "allowed"
+                for denial in _denials(result, resources)
             ]
         )
         return found
@@ -133,7 +129,9 @@ class AwsDeployedAccount(OwnData):
         if test.error is not None:
             name, cause = test.error
             request["mock"] = {"errorOutput": {"error": name, "cause": cause}}
-            request["stateConfiguration"] = {"retrierRetryCount": test.tries}
+            # It is about a Retry, which not every state has.
+            if test.tries:
+                request["stateConfiguration"] = {"retrierRetryCount": test.tries}
         elif test.result is not None:
             # The API's model has a function's payload as text, an execution has it as JSON.
             request["mock"] = {"result": json.dumps(test.result), "fieldValidationMode": "NONE"}
@@ -170,7 +168,10 @@ class AwsDeployedAccount(OwnData):
         """Return an image; None if it does not exist, or is private to another account."""
         with translated():
             try:
-                answer = self._clients.get("ec2").describe_images(ImageIds=[image_id])
+                # Without it EC2 shows a deprecated image to nobody but its owner.
+                answer = self._clients.get("ec2").describe_images(
+                    ImageIds=[image_id], IncludeDeprecated=True
+                )
             except ClientError as exc:
                 if code_of(exc) in _NO_IMAGE:
                     return None
@@ -199,14 +200,15 @@ class AwsDeployedAccount(OwnData):
         return next((str(role["RoleName"]) for role in answer["InstanceProfile"]["Roles"]), None)
 
     def refusal_of_instances(
-        self, template_id: str, *, instance_type: str, subnet_id: str
+        self, template: Template, *, instance_type: str, subnet_id: str
     ) -> tuple[str, str] | None:
         """Return why a launch into a subnet would be refused, by a dry run."""
         return self._dry_run(
             "run_instances",
-            LaunchTemplate={"LaunchTemplateId": template_id, "Version": "$Latest"},
+            LaunchTemplate={"LaunchTemplateId": template.template_id, "Version": "$Latest"},
             InstanceType=instance_type,
-            SubnetId=subnet_id,
+            # RunInstances refuses a SubnetId of its own beside the interface of the template.
+            NetworkInterfaces=[{**template.interface, "SubnetId": subnet_id}],
             MinCount=1,
             MaxCount=1,
         )
@@ -323,6 +325,25 @@ class AwsDeployedAccount(OwnData):
                 return list(_BLOCKS)
         settings = answer["PublicAccessBlockConfiguration"]
         return [name for name in _BLOCKS if not settings.get(name)]
+
+
+def _denials(result: Mapping[str, Any], resources: Sequence[str]) -> list[Denial]:
+    """Return what a result denies: there is one for each action, with a decision per resource."""
+    action = result["EvalActionName"]
+    found = [
+        _denial(action, each["EvalResourceName"], each["EvalResourceDecision"], each)
+        for each in result.get("ResourceSpecificResults", ())
+        if each["EvalResourceDecision"] != _ALLOWED
+    ]
+    if found or result["EvalDecision"] == _ALLOWED:
+        return found
+    # The decision about all of them; its own EvalResourceName is only a pattern of ARNs.
+    return [_denial(action, " or ".join(resources), result["EvalDecision"], result)]
+
+
+def _denial(action: str, resource: str, decision: str, details: Mapping[str, Any]) -> Denial:
+    missing = tuple(details.get("MissingContextValues", ()))
+    return Denial(action=action, resource=resource, decision=decision, missing=missing)
 
 
 def _moment(text: str | None) -> datetime | None:

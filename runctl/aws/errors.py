@@ -135,7 +135,7 @@ def _meaning_of_sdk_error(exc: Exception) -> RunctlError:
         case LoginError():
             return RefusedError(f"the AWS session has expired ({exc}); run `aws login`")
         case NoRegionError() | ProfileNotFound():
-            return RefusedError(f"{exc}; give --region or --profile")
+            return RefusedError(f"{str(exc).rstrip('.')}; give --region or --profile")
     return _unexpected(exc)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from runctl.model.deployed import Route, Subnet
 
+_AVAILABLE = "available"
 _TARGETS = (
     "GatewayId", "NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId",
     "VpcPeeringConnectionId", "EgressOnlyInternetGatewayId", "LocalGatewayId", "CarrierGatewayId",
@@ -23,17 +24,22 @@ def read_subnet(ec2: Any, subnet_id: str) -> Subnet:
     table_ids = {table["RouteTableId"] for table in tables}
     filters = [{"Name": "vpc-id", "Values": [vpc]}]
     pages = ec2.get_paginator("describe_vpc_endpoints").paginate(Filters=filters)
+    region = f".{ec2.meta.region_name}."
     endpoints = {
-        str(endpoint["ServiceName"]).split(".", 3)[3]
+        # A service without a region in its name, such as com.amazonaws.iam, becomes an empty text.
+        str(endpoint["ServiceName"]).partition(region)[2]
         for page in pages
         for endpoint in page["VpcEndpoints"]
-        if endpoint["VpcEndpointType"] == "Interface"
-        or table_ids & set(endpoint.get("RouteTableIds", ()))
+        if endpoint.get("State", _AVAILABLE).lower() == _AVAILABLE
+        and (
+            endpoint["VpcEndpointType"] == "Interface"
+            or table_ids & set(endpoint.get("RouteTableIds", ()))
+        )
     }
     return Subnet(
         subnet_id=subnet_id,
         routes=tuple(_route(found) for table in tables for found in table["Routes"]),
-        endpoints=frozenset(endpoints),
+        endpoints=frozenset(endpoints - {""}),
     )
 
 

@@ -9,9 +9,10 @@ from botocore.config import Config
 from botocore.stub import ANY, Stubber
 
 from runctl.aws.deployed_account import AwsDeployedAccount
-from runctl.model.deployed import StateTest
+from runctl.model.deployed import StateTest, Template
 from runctl.model.errors import RefusedError, TransientError
 
+INTERFACE = {"DeviceIndex": 0, "AssociatePublicIpAddress": True, "Groups": ["sg-1"]}
 ROLE = "arn:aws:iam::123456789012:role/r"
 
 
@@ -47,7 +48,7 @@ def test_denials_are_collected_over_pages_and_throttling_is_waited_for(stubbed: 
     asked = {
         "PolicySourceArn": ROLE,
         "ActionNames": ["s3:GetObject"],
-        "ResourceArns": ["*"],
+        "ResourceArns": ["arn:a", "arn:b"],
         "ContextEntries": [
             {
                 "ContextKeyName": "dynamodb:LeadingKeys",
@@ -57,17 +58,43 @@ def test_denials_are_collected_over_pages_and_throttling_is_waited_for(stubbed: 
         ],
     }
     allowed = {"EvalActionName": "s3:GetObject", "EvalDecision": "allowed"}
-    denied = {**allowed, "EvalDecision": "implicitDeny", "MissingContextValues": ["aws:b"]}
+    # The whole has a pattern of ARNs; that of each resource is inside it.
+    denied = {
+        **allowed,
+        "EvalDecision": "implicitDeny",
+        "EvalResourceName": "arn:${Partition}:s3:::${BucketName}/${KeyName}",
+        "ResourceSpecificResults": [
+            {"EvalResourceName": "arn:a", "EvalResourceDecision": "allowed"},
+            {
+                "EvalResourceName": "arn:b",
+                "EvalResourceDecision": "implicitDeny",
+                "MissingContextValues": ["aws:b"],
+            },
+        ],
+    }
     iam.add_client_error("simulate_principal_policy", "Throttling", expected_params=asked)
     page = {"EvaluationResults": [allowed], "IsTruncated": True, "Marker": "m"}
     iam.add_response("simulate_principal_policy", page, asked)
     last = {"EvaluationResults": [denied], "IsTruncated": False}
     iam.add_response("simulate_principal_policy", last, {**asked, "Marker": "m"})
     (found,) = stubbed.account.denied(
-        ROLE, ["s3:GetObject"], ["*"], {"dynamodb:LeadingKeys": ["RUN#a"]}
+        ROLE, ["s3:GetObject"], ["arn:a", "arn:b"], {"dynamodb:LeadingKeys": ["RUN#a"]}
     )
-    assert (found.decision, found.missing, found.resource) == ("implicitDeny", ("aws:b",), "*")
+    assert (found.decision, found.missing, found.resource) == ("implicitDeny", ("aws:b",), "arn:b")
     assert stubbed.pauses == [1.0]
+
+
+def test_a_denial_without_a_decision_per_resource_names_what_was_asked(stubbed: Stubbed) -> None:
+    denied = {
+        "EvalActionName": "ec2:DescribeInstances",
+        "EvalResourceName": "*",
+        "EvalDecision": "explicitDeny",
+        "MissingContextValues": ["aws:b"],
+    }
+    answer = {"EvaluationResults": [denied], "IsTruncated": False}
+    stubbed.stub("iam").add_response("simulate_principal_policy", answer)
+    (found,) = stubbed.account.denied(ROLE, ["ec2:DescribeInstances"], ["*"], {})
+    assert (found.decision, found.missing, found.resource) == ("explicitDeny", ("aws:b",), "*")
 
 
 def test_endless_throttling_and_a_missing_permission_are_errors(stubbed: Stubbed) -> None:
@@ -87,8 +114,18 @@ def test_endless_throttling_and_a_missing_permission_are_errors(stubbed: Stubbed
     [("DryRunOperation", None), ("InvalidSubnetID.NotFound", ("InvalidSubnetID.NotFound", "x"))],
 )
 def test_a_dry_run_says_what_would_be_refused(stubbed: Stubbed, code: str, refusal: Any) -> None:
-    stubbed.stub("ec2").add_client_error("run_instances", code, "x", 412)
-    got = stubbed.account.refusal_of_instances("lt-1", instance_type="m5.large", subnet_id="s")
+    # RunInstances refuses a subnet beside the network interface of a template.
+    asked = {
+        "DryRun": True,
+        "LaunchTemplate": {"LaunchTemplateId": "lt-1", "Version": "$Latest"},
+        "InstanceType": "m5.large",
+        "NetworkInterfaces": [{**INTERFACE, "SubnetId": "s"}],
+        "MinCount": 1,
+        "MaxCount": 1,
+    }
+    stubbed.stub("ec2").add_client_error("run_instances", code, "x", 412, expected_params=asked)
+    template = Template(template_id="lt-1", data={"NetworkInterfaces": [INTERFACE]})
+    got = stubbed.account.refusal_of_instances(template, instance_type="m5.large", subnet_id="s")
     assert got == refusal
 
 
@@ -141,7 +178,9 @@ def test_the_age_of_an_image_is_read(stubbed: Stubbed) -> None:
         "ImageId": "ami-1", "State": "available", "RootDeviceName": "/dev/sda1",
         "CreationDate": "2026-01-02T03:04:05.000Z", "DeprecationTime": "2028-01-02T03:04:05Z",
     }  # fmt: skip
-    stubbed.stub("ec2").add_response("describe_images", {"Images": [image]})
+    # EC2 leaves out what is deprecated unless it is asked for that, too.
+    asked = {"ImageIds": ["ami-1"], "IncludeDeprecated": True}
+    stubbed.stub("ec2").add_response("describe_images", {"Images": [image]}, asked)
     found = stubbed.account.image("ami-1")
     assert found is not None
     assert found.made_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -164,7 +203,9 @@ def test_a_subnet_without_its_own_route_table_has_the_main_one(stubbed: Stubbed)
     endpoints = [
         {"ServiceName": f"{service}.s3", "VpcEndpointType": "Gateway", "RouteTableIds": ["rtb-1"]},
         {"ServiceName": f"{service}.dynamodb", "VpcEndpointType": "Gateway", "RouteTableIds": []},
-        {"ServiceName": f"{service}.ecr.api", "VpcEndpointType": "Interface"},
+        {"ServiceName": f"{service}.ecr.api", "VpcEndpointType": "Interface", "State": "available"},
+        {"ServiceName": f"{service}.sts", "VpcEndpointType": "Interface", "State": "Failed"},
+        {"ServiceName": "com.amazonaws.iam", "VpcEndpointType": "Interface"},
     ]
     ec2.add_response("describe_vpc_endpoints", {"VpcEndpoints": endpoints})
     found = stubbed.account.subnet("s")

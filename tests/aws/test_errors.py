@@ -127,7 +127,7 @@ def test_an_answer_without_an_error_document_is_unexpected():
         (SSOTokenLoadError(error_msg="x"), RefusedError, "aws sso login"),
         (UnauthorizedSSOTokenError(), RefusedError, "aws sso login"),
         (LoginRefreshRequired(), RefusedError, "aws login"),
-        (NoRegionError(), RefusedError, "--region"),
+        (NoRegionError(), RefusedError, "region; give --region"),
         (ProfileNotFound(profile="p"), RefusedError, "--profile"),
         (EndpointConnectionError(endpoint_url="http://x"), TransientError, "reached"),
         (ConnectTimeoutError(endpoint_url="http://x"), TransientError, "reached"),

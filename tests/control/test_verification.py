@@ -365,6 +365,13 @@ def test_a_denial_names_the_items_that_a_role_does_not_reach():
     assert "PrincipalTag" not in finding.why
 
 
+def test_an_action_that_is_denied_on_many_resources_is_one_line():
+    denials = [Denial(action="ec2:X", resource=f"t-{n}", decision="d") for n in range(7)]
+    facts = roles.facts_of(INSTALLED, [], [], "")
+    (finding,) = roles.check_role(Account({"denied": denials}), "arn", "train", facts, {})
+    assert finding.why == "it may not ec2:X on t-0 and 6 more"
+
+
 def test_roles_that_the_list_or_the_stacks_lack_are_named():
     known = dict.fromkeys(ROLE_CALLS, "x")
     assert roles.check_list(known) == []

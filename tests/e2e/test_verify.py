@@ -159,6 +159,13 @@ def test_a_quota_of_zero_is_named(testbed: Testbed) -> None:
     assert "may launch none" in why
 
 
+def test_images_that_are_too_old_are_named(testbed: Testbed) -> None:
+    testbed.cloud.set_knobs(image_age_days=800)
+    found = failures(verify(testbed, code=1))
+    assert {check for check, *_ in found} == {"images"}
+    assert all("has been deprecated since" in why for *_, why in found)
+
+
 def test_own_buckets_and_secrets_that_runs_cannot_use_are_named(testbed: Testbed) -> None:
     ssm, s3 = testbed.clients.get("ssm"), testbed.clients.get("s3")
     held = ssm.get_parameter(Name="/runctl/deployment")["Parameter"]["Value"]

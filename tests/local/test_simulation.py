@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -16,8 +17,13 @@ TABLE = "arn:aws:dynamodb:us-east-1:000000000000:table/t"
 
 
 def decisions(cloud: Cloud, role: str, **fields: Any) -> list[str]:
+    """Return the decision of each action, or of each action on each of the resources."""
     got = cloud.client("iam").simulate_principal_policy(PolicySourceArn=role, **fields)
-    return [result["EvalDecision"] for result in got["EvaluationResults"]]
+    found: list[str] = []
+    for result in got["EvaluationResults"]:
+        each = result["ResourceSpecificResults"]
+        found += [item["EvalResourceDecision"] for item in each] or [result["EvalDecision"]]
+    return found
 
 
 def context(name: str, *values: str, kind: str = "string") -> dict[str, Any]:
@@ -29,6 +35,15 @@ def test_every_action_is_evaluated_on_every_resource(strict_cloud: Cloud) -> Non
     actions, arns = ["dynamodb:GetItem", "dynamodb:PutItem"], [TABLE, f"{TABLE}/index/i"]
     got = decisions(strict_cloud, role, ActionNames=actions, ResourceArns=arns)
     assert got == ["allowed", "implicitDeny", "implicitDeny", "implicitDeny"]
+    # There is one result for each action, whose own decision is the most restrictive one.
+    answer = strict_cloud.client("iam").simulate_principal_policy(
+        PolicySourceArn=role, ActionNames=actions, ResourceArns=arns
+    )
+    assert [result["EvalDecision"] for result in answer["EvaluationResults"]] == [
+        "implicitDeny", "implicitDeny",
+    ]  # fmt: skip
+    named = answer["EvaluationResults"][0]["ResourceSpecificResults"]
+    assert [item["EvalResourceName"] for item in named] == arns
     assert decisions(strict_cloud, role, ActionNames=["dynamodb:Query"]) == ["implicitDeny"]
 
 
@@ -97,6 +112,19 @@ def test_a_dry_run_launches_nothing(strict_cloud: Cloud) -> None:
     run = {"LaunchTemplate": named, "InstanceType": "m5.large", "MinCount": 1, "MaxCount": 1}
     with pytest.raises(ClientError, match="DryRunOperation"):
         ec2.run_instances(DryRun=True, **run)
+    # A template with a network interface takes the subnet as a part of one.
+    placed = strict_cloud.template(NetworkInterfaces=[{"DeviceIndex": 0}])
+    (found,) = ec2.describe_launch_templates(LaunchTemplateNames=[placed])["LaunchTemplates"]
+    beside = {**run, "LaunchTemplate": {"LaunchTemplateId": found["LaunchTemplateId"]}}
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    with pytest.raises(ClientError, match=r"InvalidParameterCombination.*subnet ID"):
+        ec2.run_instances(DryRun=True, **beside, SubnetId=subnet)
+    interface = {"DeviceIndex": 0, "SubnetId": subnet}
+    with pytest.raises(ClientError, match="DryRunOperation"):
+        ec2.run_instances(DryRun=True, **beside, NetworkInterfaces=[interface])
+    missing = [{**interface, "SubnetId": "subnet-missing"}]
+    with pytest.raises(ClientError, match=r"InvalidSubnetID\.NotFound"):
+        ec2.run_instances(DryRun=True, **beside, NetworkInterfaces=missing)
     with pytest.raises(ClientError, match="has no RunInstances"):
         ec2.run_instances(**run)
     with pytest.raises(ClientError, match="no dry run of DescribeInstances"):
@@ -126,8 +154,14 @@ def test_a_dry_run_is_refused_like_the_call(strict_cloud: Cloud) -> None:
 def test_published_images_and_the_default_key(strict_cloud: Cloud) -> None:
     ec2, name = strict_cloud.client("ec2"), "/aws/service/canonical/ubuntu/24.04"
     image = strict_cloud.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
-    (described,) = ec2.describe_images(ImageIds=[image])["Images"]
+    (described,) = ec2.describe_images(ImageIds=[image], IncludeDeprecated=True)["Images"]
     assert (described["State"], described["RootDeviceName"]) == ("available", "/dev/sda1")
+    # An image that AWS has deprecated is described to those who ask for it.
+    strict_cloud.admin.set_knobs(image_age_days=800)
+    assert ec2.describe_images(ImageIds=[image])["Images"] == []
+    (old,) = ec2.describe_images(ImageIds=[image], IncludeDeprecated=True)["Images"]
+    assert old["CreationDate"] < old["DeprecationTime"] < f"{datetime.now(timezone.utc):%Y-%m-%dT}"
+    strict_cloud.admin.set_knobs(image_age_days=20)
     assert ec2.get_ebs_default_kms_key_id()["KmsKeyId"] == "alias/aws/ebs"
     with pytest.raises(ClientError, match="There is no key"):
         ec2.modify_ebs_default_kms_key_id(KmsKeyId="alias/none")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from runctl.aws.deployment import Deployment
     from runctl.cli.commands.verify_run import VerifiedRun
     from runctl.control.verification.verify import Verified
+
+_RESOURCE = re.compile(r" on arn:\S+")
 
 
 def verify(
@@ -49,10 +52,10 @@ def verify(
     with invocation.output.spinner("verifying the deployment", is_brief=True) as update:
         results = Verification(account, installed, cloud.clock.now()).run(update)
     counts = Counter(result.state for result in results)
-    document, page = _document(results, counts), _page(results, counts)
+    document, page = _document(results, counts), page_of(results, counts)
     proof = None
     if run and counts[State.FAILED]:
-        page.append("nothing was run: mend first what has failed")
+        page.append("nothing was run: first fix what has failed")
         document["run"] = None
     elif run and not (yes or confirm(cloud)):
         page.append("nothing was run")
@@ -127,7 +130,8 @@ def _document(results: Sequence[Verified], counts: Counter[State]) -> dict[str, 
     }
 
 
-def _page(results: Sequence[Verified], counts: Counter[State]) -> list[Table | str]:
+def page_of(results: Sequence[Verified], counts: Counter[State]) -> list[Table | str]:
+    """Return the table of the results, and their summary below it."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     details = () if counts[State.PASSED] == len(results) else ("why", "remedy")
     for heading in ("check", "result", "what", *details):
@@ -138,10 +142,16 @@ def _page(results: Sequence[Verified], counts: Counter[State]) -> list[Table | s
             table.add_row(check, State.PASSED.value, f"{passed} of {len(own)}")
         for finding in (finding for result in own for finding in result.findings):
             table.add_row(check, State.FAILED.value, finding.name, finding.why, finding.advice)
-        # Those with the same reason together, such as a permission that the caller lacks.
-        for problem in dict.fromkeys(result.problem for result in own if result.problem):
-            names = [result.name for result in own if result.problem == problem]
-            what = names[0] if len(names) == 1 else f"{len(names)} of {len(own)}"
-            table.add_row(check, State.UNKNOWN.value, what, problem)
+        # Those with the same reason together, such as a permission that the caller lacks on each.
+        alike: dict[str, list[Verified]] = defaultdict(list)
+        for result in own:
+            if result.problem:
+                alike[_RESOURCE.sub("", result.problem)].append(result)
+        for reason, (first, *others) in alike.items():
+            if others:
+                row = f"{len(others) + 1} of {len(own)}", reason
+            else:
+                row = first.name, first.problem
+            table.add_row(check, State.UNKNOWN.value, *row)
     summary = ", ".join(f"{counts[state]} {state.value}" for state in State)
     return [table, summary]

@@ -62,7 +62,7 @@ class DeployedAccount(Protocol):
         ...
 
     def refusal_of_instances(
-        self, template_id: str, *, instance_type: str, subnet_id: str
+        self, template: Template, *, instance_type: str, subnet_id: str
     ) -> tuple[str, str] | None:
         """Return code and message with which a dry run of RunInstances is refused, or None."""
         ...

@@ -91,7 +91,7 @@ def check_image(account: DeployedAccount, template: Template, now: datetime) -> 
 
 
 def check_launch(
-    account: DeployedAccount, template_id: str, kind: str, subnet_ids: Sequence[str]
+    account: DeployedAccount, template: Template, kind: str, subnet_ids: Sequence[str]
 ) -> list[Finding]:
     """Try a launch from a template into every subnet, as dry runs."""
     base = kind.partition(" ")[0]
@@ -99,12 +99,12 @@ def check_launch(
     tried = _TRIED_WITH_EFA if is_efa else _TRIED.get(base, _TRIED[MachineKind.X86_CPU.value])
     refusals = {
         f"RunInstances in {subnet_id}": account.refusal_of_instances(
-            template_id, instance_type=tried, subnet_id=subnet_id
+            template, instance_type=tried, subnet_id=subnet_id
         )
         for subnet_id in subnet_ids
     }
     refusals["CreateFleet"] = account.refusal_of_fleet(
-        template_id, instance_type=tried, subnet_ids=subnet_ids
+        template.template_id, instance_type=tried, subnet_ids=subnet_ids
     )
     return [
         _finding(kind, f"{call} of {tried}: {refused[1]} ({refused[0]})", _DEPLOY)

@@ -30,25 +30,34 @@ def check_role(
     account: DeployedAccount, arn: str, name: str, facts: Facts, context: Facts
 ) -> list[Finding]:
     """Return a finding for a role that lacks permissions."""
-    denied: list[str] = []
+    denied: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for actions, resources, conditions in _grouped(ROLE_CALLS[name], facts):
         asked = {**context, **{key: [value] for key, value in conditions.items()}}
-        found = account.denied(arn, actions, resources, asked)
-        denied += [_described(denial, conditions) for denial in found]
+        for denial in account.denied(arn, actions, resources, asked):
+            denied[denial.action, _condition(denial, conditions)][denial.resource] = None
     if not denied:
         return []
-    shown = denied[:_MAX_SHOWN]
-    more = len(denied) - len(shown)
+    described = [
+        f"{action} on {_first_of(list(resources))}{condition}"
+        for (action, condition), resources in denied.items()
+    ]
+    shown = described[:_MAX_SHOWN]
+    more = len(described) - len(shown)
     why = "; ".join(shown) + (f"; and {more} more" if more else "")
     return [Finding(name=name, why=f"it may not {why}", advice=_REMEDY)]
 
 
-def _described(denial: Denial, conditions: Mapping[str, str]) -> str:
-    text = f"{denial.action} on {denial.resource}"
+def _first_of(resources: Sequence[str]) -> str:
+    """Return the first resource; others, such as all launch templates, are only counted."""
+    first, *others = resources
+    return f"{first} and {len(others)} more" if others else first
+
+
+def _condition(denial: Denial, conditions: Mapping[str, str]) -> str:
+    """Return under which condition something was denied, and why, as far as that helps."""
     # Which items of a table, for example; the tags of a session say nothing that helps.
     asked = [f"{key}: {value}" for key, value in conditions.items() if _TAG not in key]
-    if asked:
-        text += f" with {', '.join(asked)}"
+    text = f" with {', '.join(asked)}" if asked else ""
     if denial.decision == "explicitDeny":
         text += " (a policy denies it)"
     elif denial.missing:

@@ -138,7 +138,7 @@ class Verification:
             if role := named.get("instances"):
                 check = partial(launches.check_template, account, template, role)
                 yield Subject("launch templates", name, check)
-            launch = partial(launches.check_launch, account, template.template_id, name, subnets)
+            launch = partial(launches.check_launch, account, template, name, subnets)
             yield Subject("dry runs", name, launch)
         yield Subject(
             "dry runs", "TerminateInstances", partial(launches.check_termination, account, group)

@@ -31,6 +31,7 @@ class Knobs:
     build_timeout_scale: float = 1.0
     max_builds: int = 60
     placement_group_room: int = 100
+    image_age_days: int = 20
     environment: dict[str, str] = field(default_factory=dict)
     vcpu_quotas: dict[str, int] = field(default_factory=dict)
     drop_events: list[str] = field(default_factory=list)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -20,7 +21,8 @@ from runctl.local.core.protocol import ApiError
 ACTION = "SimulatePrincipalPolicy"
 _NAMESPACE = "https://iam.amazonaws.com/doc/2010-05-08/"
 _LISTS = {"ActionNames": "", "ResourceArns": "", "ContextEntries": "ContextKeyName"}
-_DECISIONS = {"Allow": "allowed", "Deny": "explicitDeny", "ImplicitDeny": "implicitDeny"}
+_DECISIONS = {"Allow": "allowed", "ImplicitDeny": "implicitDeny", "Deny": "explicitDeny"}
+_FROM_MILD = tuple(_DECISIONS.values())
 _SCALARS = frozenset({"Action", "Version", "PolicySourceArn", "MaxItems"})
 
 is_simulating: contextvars.ContextVar[bool] = contextvars.ContextVar("simulating", default=False)
@@ -53,6 +55,7 @@ def simulate(form: Form, gate: iam.Gate) -> bytes:
     results = []
     with _simulating():
         for action in actions:
+            decided = []
             for resource in resources:
                 asked = iam_evaluator.EvalContext(
                     principal_arn=role,
@@ -70,7 +73,8 @@ def simulate(form: Form, gate: iam.Gate) -> bytes:
                 )
                 decision = _DECISIONS[iam_evaluator.evaluate(asked, policies).decision]
                 missing = _missing(policies, action, context) if decision != "allowed" else []
-                results.append(_result(action, resource, decision, missing))
+                decided.append(_Decided(resource, decision, tuple(missing)))
+            results.append(_result(action, decided))
     return _rendered("".join(results))
 
 
@@ -129,14 +133,39 @@ def _missing(policies: Any, action: str, context: Mapping[str, Any]) -> list[str
     return sorted(key for key in keys if key.lower() not in context)
 
 
-def _result(action: str, resource: str, decision: str, missing: Sequence[str]) -> str:
-    keys = "".join(f"<member>{escape(key)}</member>" for key in missing)
+@dataclass(frozen=True)
+class _Decided:
+    """The decision about an action on one resource."""
+
+    resource: str
+    decision: str
+    missing: tuple[str, ...]
+
+
+def _result(action: str, decided: Sequence[_Decided]) -> str:
+    """Return the only result of an action: the most restrictive decision, and those inside it."""
+    worst = max((each.decision for each in decided), key=_FROM_MILD.index)
+    missing = dict.fromkeys(key for each in decided for key in each.missing)
+    members = "".join(
+        f"<member><EvalResourceName>{escape(each.resource)}</EvalResourceName>"
+        f"<EvalResourceDecision>{each.decision}</EvalResourceDecision><MatchedStatements/>"
+        f"{_missing_values(each.missing)}</member>"
+        for each in decided
+        if each.resource != "*"
+    )
     return (
         f"<member><EvalActionName>{escape(action)}</EvalActionName>"
-        f"<EvalResourceName>{escape(resource)}</EvalResourceName>"
-        f"<EvalDecision>{decision}</EvalDecision><MatchedStatements/>"
-        f"<MissingContextValues>{keys}</MissingContextValues></member>"
+        # A pattern of the ARNs that the action knows, which the local cloud does not.
+        "<EvalResourceName>*</EvalResourceName>"
+        f"<EvalDecision>{worst}</EvalDecision><MatchedStatements/>"
+        f"{_missing_values(missing)}"
+        f"<ResourceSpecificResults>{members}</ResourceSpecificResults></member>"
     )
+
+
+def _missing_values(keys: Iterable[str]) -> str:
+    members = "".join(f"<member>{escape(key)}</member>" for key in keys)
+    return f"<MissingContextValues>{members}</MissingContextValues>"
 
 
 def _rendered(results: str) -> bytes:

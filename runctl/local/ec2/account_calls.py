@@ -7,21 +7,22 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from runctl.local.core import catalog, records
+from runctl.local.core.knobs import Knobs
 from runctl.local.core.protocol import ApiError, stamp
 from runctl.local.ec2.disk_keys import Authorize
 
 _AWS_MANAGED = "alias/aws/ebs"
 _CANONICAL, _AMAZON = "099720109477", "137112412989"
-# AWS publishes new images every few weeks.
-_AGE = timedelta(days=20)
+# AWS deprecates its public images after this time.
+_CURRENT_FOR = timedelta(days=730)
 
 
 class AccountCalls:
     """Answers the calls, and holds the default key."""
 
-    def __init__(self) -> None:
+    def __init__(self, knobs: Knobs) -> None:
+        self._knobs = knobs
         self._default_key: dict[str, str] = {}
-        self._made = datetime.now(timezone.utc) - _AGE
 
     def knows_images(self, request: Mapping[str, Any]) -> bool:
         """Return whether a DescribeImages is about published images; ministack has all others."""
@@ -31,9 +32,13 @@ class AccountCalls:
     def images(self, request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:
         """DescribeImages: published images, by their ids."""
         authorize("DescribeImages")
-        return {"Images": [self._image(image_id) for image_id in request["ImageIds"]]}
+        now = datetime.now(timezone.utc)
+        made = now - timedelta(days=self._knobs.image_age_days)
+        if made + _CURRENT_FOR < now and not request.get("IncludeDeprecated"):
+            return {"Images": []}
+        return {"Images": [self._image(image_id, made) for image_id in request["ImageIds"]]}
 
-    def _image(self, image_id: str) -> dict[str, Any]:
+    def _image(self, image_id: str, made: datetime) -> dict[str, Any]:
         parameter = catalog.parameter_of_image(image_id) or ""
         is_amazon = "amazon-linux" in parameter or "al2023" in parameter
         device = "/dev/xvda" if is_amazon else "/dev/sda1"
@@ -54,7 +59,8 @@ class AccountCalls:
             "BlockDeviceMappings": [mapping],
             "VirtualizationType": "hvm",
             "Hypervisor": "xen",
-            "CreationDate": stamp(self._made),
+            "CreationDate": stamp(made),
+            "DeprecationTime": stamp(made + _CURRENT_FOR),
         }
 
     def default_key(self, _request: dict[str, Any], authorize: Authorize) -> dict[str, Any]:

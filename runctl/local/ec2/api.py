@@ -53,7 +53,7 @@ class Ec2:
 
     def __init__(self, instances: Instances, fleets: Fleets, volumes: Volumes) -> None:
         self._instances, self._fleets, self._volumes = instances, fleets, volumes
-        market, self._account = MarketCalls(instances.market), AccountCalls()
+        market, self._account = MarketCalls(instances.market), AccountCalls(instances.knobs)
         self._actions: Mapping[str, Callable[[dict[str, Any], Authorize], dict[str, Any]]] = {
             "CreateFleet": fleets.create,
             "RunInstances": self._run_instances,

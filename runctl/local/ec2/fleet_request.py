@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,7 +23,11 @@ _MAX_LEAST = 1000
 _MAX_USER_DATA_BYTES = 16 * 1024
 
 # The fields by which a template or an override names a resource that exists.
-_NAMED_BY = {"image": "ImageId", "subnet": "SubnetId"}
+_NAMED_BY: Mapping[str, frozenset[str]] = {
+    "image": frozenset({"ImageId"}),
+    "subnet": frozenset({"SubnetId", "NetworkInterfaces"}),
+    "security-group": frozenset({"NetworkInterfaces"}),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Candidate:
     @property
     def overridden(self) -> list[str]:
         """The types of the resources that the request names in place of the template."""
-        return [kind for kind, name in _NAMED_BY.items() if name in self.override]
+        return [kind for kind, names in _NAMED_BY.items() if names & self.override.keys()]
 
 
 def candidates_of(request: dict[str, Any]) -> Iterator[Candidate]:

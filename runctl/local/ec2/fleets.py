@@ -69,15 +69,20 @@ class Fleets:
 
     def rehearse_instances(self, request: dict[str, Any], authorize: Authorize) -> None:
         """Check a launch of RunInstances without performing it (DryRun)."""
-        interface = {"InstanceType": request["InstanceType"]} if "InstanceType" in request else {}
-        placed = {"SubnetId": request["SubnetId"]} if "SubnetId" in request else {}
+        named = request.get("LaunchTemplate", {})
+        given = ("InstanceType", "SubnetId", "NetworkInterfaces")
+        override = {name: request[name] for name in given if name in request}
+        merged = {**records.find_launch_template(named).data, **override}
+        if "SubnetId" in override and merged.get("NetworkInterfaces"):
+            raise ApiError(
+                "InvalidParameterCombination",
+                "Network interfaces and an instance-level subnet ID may not be specified on the "
+                "same request",
+            )
         fleet = {
             "Type": "instant",
             "LaunchTemplateConfigs": [
-                {
-                    "LaunchTemplateSpecification": request.get("LaunchTemplate", {}),
-                    "Overrides": [{**interface, **placed}],
-                }
+                {"LaunchTemplateSpecification": named, "Overrides": [override]}
             ],
             "TargetCapacitySpecification": {
                 "TotalTargetCapacity": request["MinCount"],
@@ -147,7 +152,7 @@ class Fleets:
                     on_launch=True,
                     template=[candidate.template.template_id],
                     subnet=[candidate.subnet.subnet_id],
-                    group=security_groups(data),
+                    group=security_groups({**data, **candidate.override}),
                     placement_group=[name] if (name := candidate.placement_group) else [],
                     image=[candidate.image],
                     overridden=candidate.overridden,

@@ -1,9 +1,12 @@
-"""`runctl verify --run`: what is refused before anything is asked or started."""
+"""`runctl verify`: its table, and what `--run` refuses before anything is asked or started."""
 
 import json
+from collections import Counter
 
 import pytest
 
+from runctl.cli.commands.verify import page_of
+from runctl.control.verification.verify import Verified
 from runctl.model.resource_options import SMALL_INSTANCE_TYPES
 
 ROLE = "arn:aws:iam::123456789012:role/fis"
@@ -17,6 +20,25 @@ def put(deployed):
         deployed.put_parameter(**{**held, **changes})
 
     return put
+
+
+def test_what_the_caller_lacks_on_many_resources_is_one_row():
+    refused = "the permission iam:X on arn:aws:iam::1:role/{} was refused; change the policies"
+    results = [
+        Verified(check="roles", name=name, problem=refused.format(name)) for name in ("a", "b")
+    ]
+    results += [
+        Verified(check="roles", name="c"),
+        Verified(check="account", name="d", problem=refused.format("d")),
+    ]
+    table, summary = page_of(results, Counter(result.state for result in results))
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [row[:4] for row in rows] == [
+        ("roles", "passed", "1 of 3", ""),
+        ("roles", "unknown", "2 of 3", refused.replace(" on arn:aws:iam::1:role/{}", "")),
+        ("account", "unknown", "d", refused.format("d")),
+    ]
+    assert summary == "1 passed, 0 failed, 3 unknown"
 
 
 def test_a_deployment_without_the_role_has_to_be_updated(runctl, deployed):
