@@ -17,7 +17,7 @@ from runctl.aws.services import AwsServices
 from runctl.model.identity import sweep_results_key
 from runctl.model.trial import Trial, TrialState
 from tests.e2e.printed import printed_command
-from tests.e2e.testbed import Testbed, wait_for
+from tests.e2e.testbed import PROJECT, Testbed, wait_for
 
 pytestmark = pytest.mark.e2e
 RUNCTL = str(Path(sys.executable).parent / "runctl")
@@ -48,6 +48,8 @@ while step < 3 and not training.should_stop():
         print(os.environ["RUNCTL_TRIAL"], step, file=trace, flush=True)
     time.sleep(float(os.environ.get("PACE", "0")))
 """
+
+EXAMPLE = PROJECT / "examples/scripts/tune_digits.py"
 
 
 @pytest.fixture
@@ -231,3 +233,42 @@ def test_a_stopped_sweep_saves_and_resumes_with_what_is_missing(
         f"{name}-0001-r2", f"{name}-0002-r2", f"{name}-0003",
     ]  # fmt: skip
     assert set(steps(shared).values()) == {1}
+
+
+def test_the_example_finds_the_better_learning_rate_through_an_interruption(
+    testbed: Testbed, services: AwsServices, tmp_path: Path
+) -> None:
+    # Its dependencies are those that `make setup` has downloaded.
+    _, _, program = EXAMPLE.read_text().partition("# ///\n")
+    wheels = PROJECT / "build" / "wheels"
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "tune_digits.py").write_text(program)
+    (project / "requirements.txt").write_text(
+        f"--no-index\n--find-links {wheels}\nnumpy\nscikit-learn\n"
+    )
+    (project / ".runctl.toml").write_text("")
+    name = f"digits-{os.getpid()}"
+    first = f"{name}-0001"
+    process = start(
+        testbed,
+        project,
+        "runctl aws hyperparameter-tune --script tune_digits.py --hyperparameters "
+        f"learning_rate:1e-7,0.01 --instances 2 --metric val_loss --name {name} -- --epochs 400",
+    )
+    wait_for(lambda: testbed.ledger.find_run(first), f"{first} to begin")
+    testbed.wait_for_training(first, attempt=1, save=1)
+    testbed.simulate_spot_interruption(first, attempt=1)
+    code, output = finished(process)
+    assert code == 0, output
+    trials = services.trials.list_trials(name)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETED] * 2, output
+    assert results(services, name)["best"]["trial"] == 2
+    assert len(testbed.attempts(first)) == 2
+    # It continued from what it had saved: only epochs after that were repeated.
+    lines = [line for number in (1, 2) for line in testbed.log(first, number)]
+    epochs = [int(line.split()[1][:-1]) for line in lines if line.startswith("epoch ")]
+    # Between the save and the line of an epoch it may have been ended.
+    assert len(set(range(1, 401)) - set(epochs)) <= 1
+    assert max(epochs) == 400
+    assert len(epochs) < 800
