@@ -9,8 +9,9 @@ from runctl.model.outcome import Outcome, OutcomeKind
 from runctl.policy.gang_facts import Failed, Hung, NodeFacts, Straggler, Verdict
 
 # All limits are in seconds.
-# Named within 30 s and two steps: reports are up to 3 s old, and so are readings of them.
-HANG = 24.0
+# Named within 30 s and two steps: reports are up to 3 s old, and so are readings of them. The
+# duration of a step is estimated from these as well.
+HANG = 22.0
 HANG_STEPS = 2
 # Before any step is finished, nobody knows how long one takes.
 FIRST_STEP = 5 * 60.0

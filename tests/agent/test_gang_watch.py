@@ -125,7 +125,7 @@ def test_a_dead_node_is_named_within_15_seconds_whenever_it_dies(phase):
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.7, 1.5, 2.2, 2.9])
-@pytest.mark.parametrize("step", [0.25, 1.0, 8.0])
+@pytest.mark.parametrize("step", [0.25, 1.0, 2.0, 5.0, 8.0])
 def test_a_node_that_hangs_is_named_within_two_steps_and_30_seconds(phase, step):
     gang = Gang()
     hangs_at = gang.now + 40 + phase
