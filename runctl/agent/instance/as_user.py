@@ -68,7 +68,7 @@ def refuse_keys() -> None:
     held = ctypes.create_string_buffer(words, len(words))
     program = struct.pack("@HP", len(words) // 8, ctypes.addressof(held))
     libc = ctypes.CDLL(None, use_errno=True)
-    for flags in (_WITHOUT_SLOWDOWN, 0):  # before Linux 4.17 there is no such flag
+    for flags in (_WITHOUT_SLOWDOWN, 0):  # the flag is new in Linux 4.17
         if libc.syscall(number, _SET_FILTER, flags, program) == 0:
             return
     raise OSError(ctypes.get_errno(), "seccomp(SECCOMP_SET_MODE_FILTER)")
