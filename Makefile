@@ -122,7 +122,8 @@ system-packages:  ## as root, install what the tests need from the system
 	command -v busybox > /dev/null || missing="$$missing busybox-static"; \
 	command -v systemd-nspawn > /dev/null || missing="$$missing systemd-container"; \
 	command -v ip > /dev/null || missing="$$missing iproute2"; \
-	[ -z "$(KERNEL)" ] || command -v linux.uml > /dev/null || missing="$$missing $(KERNEL)"; \
+	[ -z "$(KERNEL)" ] || { command -v linux.uml && command -v cc; } > /dev/null || \
+	  missing="$$missing $(KERNEL)"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  if [ -n "$$missing" ]; then \
 	    echo "installing $$missing"; \
@@ -157,7 +158,7 @@ test: setup build/frameworks/.installed system-packages  ## all tests, the end-t
 	$(PYTEST) -p tests.plugins.reruns --last-failed --last-failed-no-failures none
 
 # A kernel that runs as a process, for one file of tests; Debian has it for these processors only.
-test-machine: KERNEL := $(if $(filter x86_64,$(shell uname -m)),user-mode-linux)
+test-machine: KERNEL := $(if $(filter x86_64,$(shell uname -m)),user-mode-linux gcc libc6-dev)
 test-machine: setup system-packages  ## the tests on real machines that systemd boots, as root
 	CI=true RUNCTL_ALL_MACHINES=1 $(PYTEST) tests/machine
 

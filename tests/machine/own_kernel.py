@@ -3,7 +3,8 @@
 A system that still has the controllers of version 1 lends a machine no memory controller of version
 2, so systemd in it sees no process that the kernel kills for lack of memory. User-mode Linux is a
 kernel that runs as a process: it needs neither KVM nor a disk, and no network reaches it. It cannot
-load the metadata fence, for which Debian's configuration has no packet filters.
+load the metadata fence, for which Debian's configuration has no packet filters. `whole_registers.c`
+lets it run on processors that are newer than it.
 
 The machine boots the root in build/machine, with the units of bootstrap.sh, only as far as
 `runctl-agent.service`, whose program is `guest_agent`.
@@ -20,6 +21,7 @@ from typing import Any
 from tests.machine.booting import BASE
 
 PROGRAM = "linux.uml"
+COMPILER = "cc"
 PROJECT = Path(__file__).parents[2]
 LIMIT_SECONDS = 480
 # What only takes time in a machine without devices.
@@ -43,8 +45,9 @@ PYTHONPATH=/opt/runctl/agent exec /usr/bin/python3 -P -S -m tests.machine.guest_
 # In the mount namespace of this script, and in its namespace of processes, which ends with it.
 _BOOT = """
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" &&
-cd "$2" && exec "$3" "mem=$4" root=/dev/root rootfstype=hostfs "rootflags=$2/root" rw quiet \
-    con0=null,fd:1 con=null systemd.unit=runctl-agent.service systemd.show_status=0
+cd "$2" && LD_PRELOAD=$5 exec "$3" "mem=$4" root=/dev/root rootfstype=hostfs \
+    "rootflags=$2/root" rw quiet panic=-1 con0=null,fd:1 con=null \
+    systemd.unit=runctl-agent.service systemd.show_status=0
 """
 
 
@@ -54,10 +57,14 @@ def boot(folder: Path, *, memory: str) -> dict[str, Any]:
     for path in (upper / "var/log/journal", folder / "work", folder / "root"):
         path.mkdir(parents=True)
     _fill(upper)
+    registers = folder / "whole_registers.so"
+    source = Path(__file__).with_name("whole_registers.c")
+    subprocess.run([COMPILER, "-O1", "-shared", "-fPIC", "-o", registers, source], check=True)
     ended = subprocess.run(
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *("sh", "-c", _BOOT, "-", BASE, folder, shutil.which(PROGRAM) or PROGRAM, memory),
+            registers,
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -23,8 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path) -> dict[str, Any]:
     """Return what the agent of a machine has seen."""
-    if not shutil.which(own_kernel.PROGRAM):
-        message = f"{own_kernel.PROGRAM} not found: `make system-packages` installs it on amd64"
+    missing = [name for name in (own_kernel.PROGRAM, own_kernel.COMPILER) if not shutil.which(name)]
+    if missing:
+        message = f"{' and '.join(missing)} not found: `make test-machine` installs that on amd64"
         if os.environ.get("CI") and os.uname().machine == "x86_64":
             pytest.fail(message)
         pytest.skip(message)

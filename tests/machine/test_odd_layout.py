@@ -34,13 +34,15 @@ places = ("/tmp", "/var/tmp", "/var/lib/runctl")
 pathlib.Path(os.environ["RUNCTL_OUTPUT_DIR"], "layout").write_text(
     json.dumps({where: layout.get(where) for where in places}))
 """
+# Built here, too: an environment that the other tests have stored would be fetched.
+OWN_PROJECT = PROJECT | {"helpful/layout.txt": LAYOUT}
 
 
 def test_a_run_is_confined_and_completes_on_a_machine_with_an_odd_layout(
     machines: Machines,
 ) -> None:
     machines.testbed.cloud.set_knobs(environment={"RUNCTL_MACHINE_LAYOUT": LAYOUT})
-    run = machines.start(PROGRAM + FACTS, files=PROJECT)
+    run = machines.start(PROGRAM + FACTS, files=OWN_PROJECT)
     status = run.wait_for_end()
     story = run.testbed.story(run.run_id)
     assert status == "SUCCEEDED", story
