@@ -128,6 +128,24 @@ def test_a_notice_is_seen_in_metadata_and_the_deadline_kills_everything(cloud: C
     assert cloud.describe(instance_id)["StateReason"]["Code"] == "Server.SpotInstanceTermination"
 
 
+def test_a_terminated_instance_keeps_its_files_but_not_its_programs(cloud: Cloud) -> None:
+    script = (
+        "#!/bin/sh\n"
+        "mkdir -p $RUNCTL_ROOT/opt/runctl/agent/vendor $RUNCTL_ROOT/var/lib/docker/image\n"
+        "touch $RUNCTL_ROOT/opt/runctl/agent/vendor/module.py $RUNCTL_ROOT/opt/runctl/kept\n"
+        "echo > $RUNCTL_ROOT/written\n"
+    )
+    instance_id = cloud.launch(script)
+    text_of(cloud, instance_id, "written")
+    root = cloud.root(instance_id)
+    assert (root / "opt/runctl/agent/vendor/module.py").exists()
+    cloud.admin.interrupt(instance_id, notice=False)
+    cloud.admin.wait_for_state(instance_id, "terminated")
+    removed = [root / "opt/runctl/agent", root / "var/lib/docker"]
+    eventually(lambda: not any(folder.exists() for folder in removed))
+    assert (root / "opt/runctl/kept").exists()
+
+
 def test_without_a_notice_an_instance_disappears_at_once(cloud: Cloud) -> None:
     script = f"#!/bin/sh\nsetsid {LOOP} & echo $! > $RUNCTL_ROOT/pids; trap '' TERM; {LOOP}\n"
     instance_id = cloud.launch(script)

@@ -27,6 +27,8 @@ from runctl.local.guest import engine, isolation, own_user
 logger = logging.getLogger(__name__)
 
 _GZIP_MAGIC = b"\x1f\x8b"
+# Where bootstrap.sh unpacks 1,400 files.
+_AGENT = Path("/opt/runctl/agent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,7 @@ class InstanceRunner:
             if not self.setup.no_engine:
                 await asyncio.to_thread(engine.remove_control_groups, _control_group(instance))
             self._clean_up(instance)
-            # Gigabytes of images, of which nobody reads anything any more.
-            images = instance.root / engine.DATA.relative_to("/")
-            await asyncio.to_thread(shutil.rmtree, images, ignore_errors=True)
+            await asyncio.to_thread(_remove_programs, instance)
 
     @cached_property
     def _switch(self) -> Switch:
@@ -212,6 +212,15 @@ class InstanceRunner:
             disks.unmount(instance.root)
         if not self.knobs.keep_roots and end.state == "terminated":
             shutil.rmtree(instance.root, ignore_errors=True)
+
+
+def _remove_programs(instance: Instance) -> None:
+    """Remove what is large or has many files and nobody reads after the end of an instance."""
+    folders = [engine.DATA]
+    if instance.state == "terminated":
+        folders.append(_AGENT)
+    for folder in folders:
+        shutil.rmtree(instance.root / folder.relative_to("/"), ignore_errors=True)
 
 
 def _control_group(instance: Instance) -> str:
