@@ -22,11 +22,6 @@ class Cloud(AwsServices):
         self.is_near = is_near
 
     @property
-    def flag(self) -> str:
-        """The option that a suggested command needs to reach the same cloud."""
-        return " --local" if self.is_near else ""
-
-    @property
     def pause(self) -> float:
         """The seconds to wait between two polls."""
         return POLL_SECONDS_NEAR if self.is_near else POLL_SECONDS

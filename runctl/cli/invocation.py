@@ -57,7 +57,6 @@ class Invocation:
     """
 
     output: Output = field(default_factory=Output)
-    local: bool = False
     profile: str = ""
     region: str = ""
     verbose: bool = False
@@ -65,9 +64,13 @@ class Invocation:
     has_warned: bool = False
 
     @property
-    def flag(self) -> str:
-        """The option that a suggested command needs to reach the same cloud."""
-        return " --local" if self.local else ""
+    def local(self) -> bool:
+        """Whether the command is about the local cloud."""
+        return self.output.is_local
+
+    @local.setter
+    def local(self, value: bool) -> None:
+        self.output.is_local = value
 
     def take(self, *, json: bool, local: bool, profile: str, region: str, verbose: bool) -> None:
         """Add options that precede or follow the command."""

@@ -61,7 +61,7 @@ def problem_with_script(path: str, head: bytes) -> str:
     program = _INTERPRETERS.get(suffix, "PROGRAM")
     return (
         f"is neither a Python (.py) nor a shell (.sh) script, and does not begin with #!; name the "
-        f"program that runs it: runctl aws train --command {program} {path}"
+        f"program that runs it: `runctl aws train --command {program} {path}`"
     )
 
 

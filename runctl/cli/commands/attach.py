@@ -41,7 +41,7 @@ def attach(
             run_id,
             execution_arn,
             console=output.stderr,
-            come_back=f"runctl logs {run_id} -f{invocation.flag}",
+            come_back=f"`runctl logs {run_id} -f`",
             after_attempt=after_attempt,
         )
     except KeyboardInterrupt:
@@ -77,11 +77,11 @@ def _follow(
     except KeyboardInterrupt:
         lasting = format_duration(timedelta(seconds=time.monotonic() - began))
         console.print(
-            f"\nleft {run_id} running after {lasting}; attach again with `{come_back}`",
+            f"\nleft {run_id} running after {lasting}; attach again with {come_back}",
             soft_wrap=True,
         )
         raise
     except RefusedError:
         # Credentials that expire end this command, not the run.
-        console.print(f"{run_id} continues; attach again with `{come_back}`", soft_wrap=True)
+        console.print(f"{run_id} continues; attach again with {come_back}", soft_wrap=True)
         raise

@@ -49,7 +49,7 @@ def doctor(
         ]
     stored, cost = _environments(invocation)
     document = {**_document(examined, fix=fix), "environments": stored}
-    page = _page(examined, fix=fix, flag=invocation.flag)
+    page = _page(examined, fix=fix)
     output.result(document, *page, *([cost] if cost else []))
     if any(not finding.is_fixed for examination in examined for finding in examination.findings):
         raise typer.Exit(RUN_FAILED)
@@ -131,7 +131,7 @@ def _price(findings: Sequence[Finding]) -> Decimal | None:
     return sum(known, Decimal()) if known else None
 
 
-def _page(examined: Sequence[Examination], *, fix: bool, flag: str) -> list[Table | str]:
+def _page(examined: Sequence[Examination], *, fix: bool) -> list[Table | str]:
     findings = [finding for examination in examined for finding in examination.findings]
     page: list[Table | str] = [_table(examined)] if findings else []
     page += [
@@ -149,7 +149,7 @@ def _page(examined: Sequence[Examination], *, fix: bool, flag: str) -> list[Tabl
             counts if price is None else f"{counts}; what is left costs ${price:.4f} an hour"
         )
     if not fix and any(finding.remedy for finding in findings):
-        page.append(f"next: runctl{flag} doctor --fix does what the column `fix` says")
+        page.append("next: `runctl doctor --fix` does what the column `fix` says")
     return page
 
 

@@ -31,16 +31,15 @@ def find_run(cloud: Cloud, run_id: str) -> Run:
     group = cloud.groups.find_group(run_id)
     if group is not None and group.kind == SWEEP:
         raise NotFoundError(
-            f"{run_id} is a sweep, not a run; see `runctl sweep status {run_id}{cloud.flag}` and "
+            f"{run_id} is a sweep, not a run; see `runctl sweep status {run_id}` and "
             "`runctl sweep --help`"
         )
     if group is not None:
         raise NotFoundError(
-            f"{run_id} is a job of several runs; `runctl status {run_id}{cloud.flag}` shows their "
-            "names"
+            f"{run_id} is a job of several runs; `runctl status {run_id}` shows their names"
         )
     known = [run.run_id for run in cloud.ledger.list_runs(limit=100)]
     close = difflib.get_close_matches(run_id, known, n=2, cutoff=0.5)
     close = close or [name for name in known if name.startswith(run_id)][:2]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"see `runctl list{cloud.flag}`"
+    hint = f"did you mean {' or '.join(close)}?" if close else "see `runctl list`"
     raise NotFoundError(f"run {run_id!r} does not exist; {hint}")

@@ -24,4 +24,6 @@ def init(
             stream.write(TEMPLATE)
     except FileExistsError as exc:
         raise SettingsError(f"{path} already exists; --force overwrites it") from exc
-    invocation.output.result({"written": str(path)}, f"wrote {path}; next: runctl aws train SCRIPT")
+    invocation.output.result(
+        {"written": str(path)}, f"wrote {path}; next: `runctl aws train SCRIPT`"
+    )

@@ -52,7 +52,7 @@ def logs(
     group = None if cloud.ledger.find_run(run) else cloud.groups.find_group(run)
     entries: Iterator[tuple[str, LogEntry]]
     if group is not None and group.kind == PROCESS:
-        _refuse_for_job(run, attempt, rank, flag=invocation.flag)
+        _refuse_for_job(run, attempt, rank)
 
         def log_of(run_id: str) -> RunLog:
             tail = LogTail(cloud.logs, run_id, since=after, is_agent=agent)
@@ -63,7 +63,7 @@ def logs(
     else:
         held = find_run(cloud, run)
         if attempt is not None and cloud.ledger.find_attempt(run, attempt) is None:
-            see = f"`runctl status {run}{cloud.flag}`"
+            see = f"`runctl status {run}`"
             raise NotFoundError(f"{run} has no attempt {attempt}; see {see}")
         if rank is not None:
             _check_rank(cloud, run, attempt, rank)
@@ -88,9 +88,9 @@ def logs(
     printer.finish()
 
 
-def _refuse_for_job(job: str, attempt: int | None, rank: int | None, *, flag: str) -> None:
+def _refuse_for_job(job: str, attempt: int | None, rank: int | None) -> None:
     given = {"--attempt": attempt, "--rank": rank}
-    shown = f"`runctl status {job}{flag}` shows"
+    shown = f"`runctl status {job}` shows"
     problem = f"not for a job of several runs; name one of those that {shown}"
     problems = [Problem(option, problem) for option, value in given.items() if value is not None]
     if problems:

@@ -54,8 +54,8 @@ def resume(
             (
                 Problem(
                     "RUN",
-                    f"{run} has not ended; see `runctl status {run}{invocation.flag}`, or stop it "
-                    f"with `runctl stop {run}{invocation.flag}`",
+                    f"{run} has not ended; see `runctl status {run}`, or stop it "
+                    f"with `runctl stop {run}`",
                 ),
             )
         )

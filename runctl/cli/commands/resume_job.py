@@ -25,8 +25,8 @@ def resume_job(
         problems.append(
             Problem(
                 "RUN",
-                f"{name} has not ended; see `runctl status {name}{invocation.flag}`, or stop it "
-                f"with `runctl stop {name}{invocation.flag}`",
+                f"{name} has not ended; see `runctl status {name}`, or stop it "
+                f"with `runctl stop {name}`",
             )
         )
     if fresh_environment:

@@ -52,7 +52,7 @@ def stop(
         try:
             _wait_until_gone(output, cloud, run)
         except KeyboardInterrupt:
-            output.note(f"\n{run} continues to stop; see `runctl status {run}{invocation.flag}`")
+            output.note(f"\n{run} continues to stop; see `runctl status {run}`")
             raise
     held = cloud.ledger.find_run(run)
     if held is None:

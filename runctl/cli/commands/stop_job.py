@@ -32,7 +32,7 @@ def stop_job(invocation: Invocation, cloud: Cloud, group: Group, *, no_wait: boo
                 with output.spinner("waiting for the runs of the job to end"):
                     _wait_for_end(cloud, name)
             except KeyboardInterrupt:
-                see = f"`runctl status {name}{invocation.flag}`"
+                see = f"`runctl status {name}`"
                 output.note(f"\n{name} continues to stop; see {see}")
                 raise
     job = JobReader(cloud).read(cloud.groups.find_group(name) or group)
@@ -51,5 +51,5 @@ def _wait_for_end(cloud: Cloud, name: str) -> None:
         time.sleep(cloud.pause)
     raise RunctlError(
         f"{name} has not ended within {TIMEOUT.total_seconds() / 60:.0f} minutes; see "
-        f"`runctl status {name}{cloud.flag}`"
+        f"`runctl status {name}`"
     )

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from runctl.cli.display.console import Verbatim
 from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.styles import STATUS_STYLES
 from runctl.model.outcome import RunStatus
@@ -55,7 +56,7 @@ class PlainDisplay:
 
     def log(self, text: str) -> None:
         """Print a line of the trainer as it is."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(Verbatim(text), soft_wrap=True)
 
 
 class LiveDisplay(PlainDisplay):

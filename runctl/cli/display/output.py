@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from runctl.cli.display.streams import write_rendered
+from runctl.cli.display.suggestions import for_local
 from runctl.model.errors import InvalidRequestError
 from runctl.model.printable import escape_json, printable
 
@@ -20,20 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Output:
-    """The two output streams of a command."""
+    """The two output streams of a command; `is_local`: it is about the local cloud."""
 
     as_json: bool = False
+    is_local: bool = False
     has_result: bool = False
 
     @cached_property
     def stdout(self) -> Console:
         """Results."""
-        return _open_console(stderr=False)
+        return self._open_console(stderr=False)
 
     @cached_property
     def stderr(self) -> Console:
         """Progress and logs."""
-        return _open_console(stderr=True)
+        return self._open_console(stderr=True)
 
     def result(self, document: Mapping[str, Any], *human: RenderableType) -> None:
         """Print a command's result: the document with --json, otherwise `human`."""
@@ -42,7 +44,7 @@ class Output:
             text = escape_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         elif all(isinstance(part, str) for part in human):
             # Without Rich, whose import would double the time of `runctl --version`.
-            text = "".join(f"{printable(str(part))}\n" for part in human)
+            text = "".join(f"{printable(self._completed(str(part)))}\n" for part in human)
         else:
             # Captured, because rich ends the process when the reader closes the pipe.
             with self.stdout.capture() as captured:
@@ -101,10 +103,13 @@ class Output:
 
     def fail(self, error: BaseException, *, hint: str = "") -> None:
         """Print an error: a document on stdout with --json, otherwise a sentence on stderr."""
-        message = str(error) or type(error).__name__
+        message = self._completed(str(error)) or type(error).__name__
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
         if self.as_json and not self.has_result:
-            listed = [{"field": problem.field, "message": problem.message} for problem in problems]
+            listed = [
+                {"field": problem.field, "message": self._completed(problem.message)}
+                for problem in problems
+            ]
             name = type(error).__name__
             self.result({"error": {"type": name, "message": message, "problems": listed}})
             return
@@ -116,8 +121,11 @@ class Output:
         if hint:
             self.note(hint, style="dim")
 
+    def _completed(self, text: str) -> str:
+        """Return a text whose suggested commands reach the cloud that the user works on."""
+        return for_local(text) if self.is_local else text
 
-def _open_console(*, stderr: bool) -> Console:
-    from runctl.cli.display.console import open_console
+    def _open_console(self, *, stderr: bool) -> Console:
+        from runctl.cli.display.console import open_console
 
-    return open_console(stderr=stderr)
+        return open_console(stderr=stderr, is_local=lambda: self.is_local)

@@ -56,7 +56,7 @@ def check_dockerfile(project: Project, path: str, *, target: str, has_program: b
     if not has_program and dockerfile.has_command(target) is False:
         raise _bad(
             f"{path} has neither CMD nor ENTRYPOINT; add one of them, or give a script: "
-            "runctl aws train SCRIPT"
+            "`runctl aws train SCRIPT`"
         )
 
 

@@ -255,7 +255,7 @@ def locate_script(script: str, project: Project, *, here: Path) -> str:
         return path
     problem = f"does not exist in {project.folder}{_nearest(script, project)}"
     if not Path(script).suffix and "/" not in script:
-        problem += f". To run a program from elsewhere: runctl aws train --command {script} …"
+        problem += f". To run a program from elsewhere: `runctl aws train --command {script} …`"
     raise _bad_script(script, problem)
 
 

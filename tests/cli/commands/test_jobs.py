@@ -9,9 +9,6 @@ import pytest
 
 from runctl.aws.deployment import read_deployment
 from runctl.aws.services import AwsServices
-from runctl.cli.cloud import Cloud
-from runctl.cli.commands.find import find_run
-from runctl.model.errors import NotFoundError
 from runctl.model.group import Group
 from runctl.model.outcome import RunStatus
 from runctl.model.shard import PlanHeader
@@ -129,13 +126,6 @@ def test_a_job_is_not_mistaken_for_a_sweep(deployed, runctl, execution_arn):
     done = runctl("sweep", "status", "clean")
     assert done.code == 4
     assert "clean is a job of several runs, not a sweep; see `runctl status clean`" in done.stderr
-
-
-def test_a_suggested_command_reaches_the_same_cloud(deployed, execution_arn):
-    deployment = read_deployment(deployed.clients.get("ssm"), name="runctl")
-    cloud = Cloud(deployed.clients, deployment, is_near=True)
-    with pytest.raises(NotFoundError, match="`runctl status clean --local` shows their"):
-        find_run(cloud, "clean")
 
 
 @pytest.fixture

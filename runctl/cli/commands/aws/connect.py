@@ -68,7 +68,7 @@ def connect(
         asyncio.run(serve(make_targets, port=port, on_listening=on_listening))
     except RunOver as exc:
         raise RunEndedError(
-            f"{exc}; {_how_to_start_again(invocation, [each.run_id for each in found])}"
+            f"{exc}; {_how_to_start_again([each.run_id for each in found])}"
         ) from exc
     except asyncio.CancelledError:
         output.note("ended")
@@ -96,16 +96,16 @@ def _find_service(invocation: Invocation, name: str) -> list[Run]:
     ]
     if not live:
         names = [run.run_id for run in found if run is not None]
-        how = _how_to_start_again(invocation, names)
+        how = _how_to_start_again(names)
         raise RunEndedError(f"all replicas of {name} have ended; {how}")
     return live
 
 
-def _how_to_start_again(invocation: Invocation, run_ids: Sequence[str]) -> str:
+def _how_to_start_again(run_ids: Sequence[str]) -> str:
     """Return the remedy for a service whose runs have ended: each is resumed by its own name."""
     from runctl.cli.commands.aws.replicas import listed
 
-    commands = listed(f"`runctl resume {run_id}{invocation.flag}`" for run_id in run_ids)
+    commands = listed(f"`runctl resume {run_id}`" for run_id in run_ids)
     return f"start it again with {commands}"
 
 
@@ -116,13 +116,12 @@ def _find_run(invocation: Invocation, run_id: str) -> Run:
 
     run = invocation.cloud.ledger.find_run(run_id)
     if run is None:
-        raise NotFoundError(f"there is no run {run_id}; see `runctl list{invocation.flag}`")
+        raise NotFoundError(f"there is no run {run_id}; see `runctl list`")
     if not policy_of(run.request.kind).becomes_ready:
         raise RequestError(f"{run_id} is a run of the kind {run.request.kind}, not a service")
     if run.ended is not None and not run.reason.startswith(IDLE):
         raise RunEndedError(
-            f"{run_id} has ended: {run.ended.value}; {run.reason}; "
-            f"{_how_to_start_again(invocation, [run_id])}"
+            f"{run_id} has ended: {run.ended.value}; {run.reason}; {_how_to_start_again([run_id])}"
         )
     return run
 
@@ -142,7 +141,5 @@ def _start_again(invocation: Invocation, run: Run) -> None:
         if held is not None and held.execution == name:
             return
         if not cloud.workflow.is_running(arn):
-            raise RunctlError(
-                f"{name} has ended; see `runctl status {run.run_id}{invocation.flag}`"
-            )
+            raise RunctlError(f"{name} has ended; see `runctl status {run.run_id}`")
         time.sleep(cloud.pause)

@@ -92,7 +92,7 @@ def create(
         "keep_alive_until": keep_until.isoformat(timespec="seconds"),
         "is_registered": not no_wait,
     }
-    following = f"next: runctl aws train {instance_id} SCRIPT{invocation.flag}"
+    following = f"next: `runctl aws train {instance_id} SCRIPT`"
     invocation.output.result(document, instance_id if output else f"{instance_id}\n{following}")
 
 

@@ -55,7 +55,7 @@ def follow_job(invocation: Invocation, cloud: Cloud, name: str, execution_arn: s
             job = _follow(cloud, name, execution_arn, show)
     except (KeyboardInterrupt, RefusedError):
         # Credentials that expire end this command, not the job.
-        output.note(f"\n{name} continues; see `runctl status {name}{invocation.flag}`")
+        output.note(f"\n{name} continues; see `runctl status {name}`")
         raise
     output.result(job.as_document(), job_page(job))
     raise typer.Exit(exit_code_for(job.status, was_refused=False))

@@ -202,7 +202,7 @@ def check_against_deployment(job: Job, cloud: Cloud) -> None:
         if cloud.ledger.find_run(name) is not None:
             problem = (
                 f"a run {name!r} exists already; choose another name, or continue it with "
-                f"`runctl resume {name}{cloud.flag}`"
+                f"`runctl resume {name}`"
             )
             raise InvalidRequestError((Problem("--name", problem),))
 
@@ -217,6 +217,6 @@ def check_group_name(name: str, cloud: Cloud) -> None:
     )
     problem = (
         f"{name!r} is the name of an earlier {what}; choose another name, or continue it with "
-        f"`runctl {command} {name}{cloud.flag}`"
+        f"`runctl {command} {name}`"
     )
     raise InvalidRequestError((Problem("--name", problem),))

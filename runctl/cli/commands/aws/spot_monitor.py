@@ -117,5 +117,5 @@ def _report(invocation: Invocation, instance: str, output: str) -> None:
         },
         f"monitoring process {found.get('MONITOR_PID')} on {instance}: files in {folder} are "
         f"uploaded to {uri} once they are complete\n{at_a_notice}\nlog: {log}\n"
-        f"to stop: runctl aws spot-monitor {instance} --stop{invocation.flag}",
+        f"to stop: `runctl aws spot-monitor {instance} --stop`",
     )

@@ -167,7 +167,7 @@ def run_job(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> Non
         names = [first.name, *(other.name for other in others)]
         output.result(
             {"service": job.name, "runs": names, "left_out": left_out},
-            f"{listed(names)} have started; `runctl aws connect {job.name}{invocation.flag}` "
+            f"{listed(names)} have started; `runctl aws connect {job.name}` "
             "reaches those that are ready",
         )
         return
@@ -178,7 +178,7 @@ def run_job(invocation: Invocation, cloud: Cloud, job: Job, start: Start) -> Non
             "execution_arn": execution_arn,
             "left_out": left_out,
         }
-        see = f"`runctl status {job.name}{invocation.flag}`"
+        see = f"`runctl status {job.name}`"
         output.result(document, f"{job.name} has started; see {see}")
         return
     output.note(f"{job.name} has started; Ctrl-C leaves it running")

@@ -196,7 +196,7 @@ def _submit(
             "execution_arn": execution_arn,
             "left_out": left_out,
         }
-        see = f"`runctl sweep status {job.name}{invocation.flag}`"
+        see = f"`runctl sweep status {job.name}`"
         output.result(document, f"{begun}; see {see}")
         return
     output.note(f"{begun}; Ctrl-C leaves it running")

@@ -19,7 +19,7 @@ def refuse_while_it_lives(invocation: Invocation, run: str, what: str) -> None:
     if held.ended is None:
         raise RequestError(
             f"{run} has not ended; to {what} its checkpoints, stop it with "
-            f"`runctl{invocation.flag} stop {run}`, or wait for its end"
+            f"`runctl stop {run}`, or wait for its end"
         )
     now = datetime.now(timezone.utc)
     for attempt in ledger.attempts(run):

@@ -44,7 +44,7 @@ def pull(
     if wanted is None and key != held.newest:
         invocation.output.note(
             "the newest checkpoint is suspect (a trainer that resumed from it failed), so an "
-            f"earlier one was fetched; `runctl checkpoints {run}{invocation.flag}` lists all"
+            f"earlier one was fetched; `runctl checkpoints {run}` lists all"
         )
     invocation.output.result(
         {

@@ -46,5 +46,5 @@ def push(
             "replaced_step": held.step,
         },
         f"{name_of(manifest.step, manifest.save)} ({size}) is the newest checkpoint of {run}; "
-        f"next: runctl{invocation.flag} resume {run}",
+        f"next: `runctl resume {run}`",
     )

@@ -106,6 +106,6 @@ def find_training(invocation: Invocation, run: str) -> tuple[LocalCloudClient, A
     attempts = cloud.ledger.attempts(run)
     training = [attempt for attempt in attempts if attempt.stage is AttemptStage.RUNNING]
     if not training:
-        see = f"`runctl status {run} --local`"
+        see = f"`runctl status {run}`"
         raise NotFoundError(f"no attempt of {run} runs its program; see {see}")
     return open_client(find_local_cloud()), training[-1]

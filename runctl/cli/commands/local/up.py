@@ -79,7 +79,7 @@ def up(
         },
         f"{endpoint.url}\n",
         'for the AWS CLI and other tools: eval "$(runctl local env)"',
-        "try: runctl --local aws train SCRIPT",
+        "try: `runctl --local aws train SCRIPT`",
     )
 
 

@@ -20,13 +20,12 @@ def best(invocation: Invocation, sweep: SweepName) -> None:
     if found is None:
         raise NotFoundError(
             f"no trial of {sweep} has been completed with a value of {document.options.metric}; "
-            f"see `runctl sweep status {sweep}{invocation.flag}`"
+            f"see `runctl sweep status {sweep}`"
         )
     run = cloud.ledger.find_run(found.run_id)
     parts = [best_text(found, document.options)]
     if run is not None and run.newest:
-        fetch = f"runctl checkpoints pull {found.run_id}{invocation.flag}"
-        parts.append(f"its newest checkpoint: {fetch}")
+        parts.append(f"its newest checkpoint: `runctl checkpoints pull {found.run_id}`")
     invocation.output.result(
         {"sweep": sweep, "metric": document.options.metric, **trial_entry(found)},
         "\n".join(parts),

@@ -24,7 +24,7 @@ def find_sweep(cloud: Cloud, name: str) -> Group:
         return found
     if found is not None:
         raise NotFoundError(
-            f"{name} is a job of several runs, not a sweep; see `runctl status {name}{cloud.flag}`"
+            f"{name} is a job of several runs, not a sweep; see `runctl status {name}`"
         )
     if cloud.deployment.sweep_machine_arn:
         workflow = cloud.sweep_workflow
@@ -35,7 +35,5 @@ def find_sweep(cloud: Cloud, name: str) -> Group:
             raise NotFoundError(f"{name} never began: {execution.cause}")
     known = [group.group_id for group in cloud.groups.list_groups() if group.kind == KIND]
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    hint = (
-        f"did you mean {' or '.join(close)}?" if close else f"see `runctl sweep list{cloud.flag}`"
-    )
+    hint = f"did you mean {' or '.join(close)}?" if close else "see `runctl sweep list`"
     raise NotFoundError(f"sweep {name!r} does not exist; {hint}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def follow_sweep(invocation: Invocation, cloud: Cloud, name: str, execution_arn: str) -> None:
     """Follow a sweep to its end, print its page, and exit with the code of its status."""
     output = invocation.output
-    come_back = f"`runctl sweep status {name} --follow{invocation.flag}`"
+    come_back = f"`runctl sweep status {name} --follow`"
     try:
         with open_display(output.stderr) as display:
             sweep = SweepFollower(cloud, name, execution_arn, display).follow()

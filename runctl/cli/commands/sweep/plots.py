@@ -55,7 +55,7 @@ def plots(
     try:
         facts = plots_of(sweep, document.options, [entry.trial for entry in document.trials])
     except NothingToPlotError as exc:
-        see = f"`runctl sweep status {sweep}{invocation.flag}`"
+        see = f"`runctl sweep status {sweep}`"
         raise NotFoundError(f"{sweep}: {exc}; see {see}") from exc
     pictures = render_plots(facts)
     paths = _write(Path(out or f"{sweep}-plots"), pictures)

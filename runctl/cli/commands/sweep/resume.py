@@ -22,7 +22,7 @@ def resume(
     cloud = invocation.cloud
     group = find_sweep(cloud, sweep)
     if group.ended is None and cloud.sweep_workflow.is_running(group.execution_arn):
-        problem = f"{sweep} has not ended; see `runctl sweep status {sweep}{invocation.flag}`"
+        problem = f"{sweep} has not ended; see `runctl sweep status {sweep}`"
         raise InvalidRequestError((Problem("SWEEP", problem),))
     name, arn = start_next_execution(cloud.sweep_workflow, group)
     message = f"{name} continues {sweep}"

@@ -45,7 +45,7 @@ def stop(
             _wait(invocation, cloud, sweep)
         except KeyboardInterrupt:
             invocation.output.note(
-                f"\n{sweep} continues to stop; see `runctl sweep status {sweep}{invocation.flag}`"
+                f"\n{sweep} continues to stop; see `runctl sweep status {sweep}`"
             )
             raise
     print_sweep(invocation, cloud, find_sweep(cloud, sweep))
@@ -79,7 +79,7 @@ def _wait(invocation: Invocation, cloud: Cloud, sweep: str) -> None:
             if time.monotonic() - began > TIMEOUT.total_seconds():
                 raise RunctlError(
                     f"{sweep} has not ended within {TIMEOUT.total_seconds() / 60:.0f} minutes; see "
-                    f"`runctl sweep status {sweep}{cloud.flag}`"
+                    f"`runctl sweep status {sweep}`"
                 )
             # A trial that was just being started when the sweep was stopped is found now.
             running = stop_trials(cloud, sweep)
