@@ -136,7 +136,8 @@ class StorageChecks:
         self._account.checkpoints(finding.run_id).delete_parts(part.sha256 for part in garbage)
 
     def find_data(self) -> list[Finding]:
-        """Find stored data of runs that the ledger does not know."""
+        """Find stored data of runs and jobs that the ledger does not know."""
+        ledger, groups = self._services.ledger, self._services.groups
         return [
             Finding(
                 name=f"runs/{run_id}/",
@@ -145,7 +146,7 @@ class StorageChecks:
                 advice="the ledger was replaced; inspect it, then use `aws s3 rm --recursive`",
             )
             for run_id in self._account.stored_runs()
-            if self._services.ledger.find_run(run_id) is None
+            if ledger.find_run(run_id) is None and groups.find_group(run_id) is None
         ]
 
     def find_open_prefix(self) -> list[Finding]:

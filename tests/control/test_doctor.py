@@ -386,6 +386,15 @@ def test_data_of_a_run_that_the_ledger_does_not_know_is_reported_and_kept(clinic
     assert clinic.fix() == ([], {"runs/long-ago/": ""})
 
 
+def test_the_shards_of_a_job_on_several_instances_are_not_data_without_a_run(clinic):
+    clinic.account.stores["clean"] = FakeStore()
+    clinic.world.groups.create_group(
+        Group(group_id="clean", kind="process", execution="clean", execution_arn="arn:clean",
+              started_at=START)
+    )  # fmt: skip
+    assert clinic.check() == {}
+
+
 def test_the_state_of_the_deployment_is_reported(clinic):
     clinic.deployment = {"deployed": "0.9", "version": "1.0", "is_whole": False}
     clinic.account.letters = 3
