@@ -1,15 +1,20 @@
 """Data is processed shard by shard, each once, through interruptions with and without a notice."""
 
+import io
 import json
+import re
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from runctl.aws.workflow import Execution
+from runctl.cli.display.following import following_view
 from runctl.model.outcome import OutcomeKind, RunStatus
+from runctl.report.run_document import document_of
 from tests.e2e.books import check_machines
 from tests.e2e.printed import printed_command, start_printed
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
@@ -18,8 +23,8 @@ pytestmark = pytest.mark.e2e
 EXAMPLE = PROJECT / "examples" / "scripts" / "preprocess_data.py"
 DIGITS = sorted((PROJECT / "examples" / "data" / "digits").glob("*.csv"))
 
-# The example, which waits in the attempts of the first shards until it has been interrupted.
-GATED = """
+# The example, which notes what it begins and waits until it is interrupted while a condition holds.
+BEGUN = """
 import os, pathlib, signal, sys, time
 import preprocess_data
 
@@ -27,10 +32,13 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 shard, attempt = int(os.environ["RUNCTL_SHARD"]), int(os.environ["RUNCTL_ATTEMPT"])
 begun = pathlib.Path(os.environ["BEGUN"])
 begun.with_name(f"{begun.name}-{attempt}-{shard}").touch()
-while shard >= 2 * attempt and attempt < 3:
+while {condition}:
     time.sleep(0.05)
 preprocess_data.main()
 """
+GATED = BEGUN.replace("{condition}", "shard >= 2 * attempt and attempt < 3")
+# The two shards that follow the first two wait in their first attempts.
+GATED_ONCE = BEGUN.replace("{condition}", "shard in {2, 3} and attempt == 1")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +87,25 @@ def check_dataset(testbed: Testbed, output: str, expected: dict[str, bytes]) -> 
     assert {name.partition("-")[2]: content for name, content in found.items()} == expected
 
 
+def check_progress(testbed: Testbed, run_id: str, *, ended: int) -> None:
+    """Check that a followed run shows so many shards with the rate and the remaining time."""
+
+    def shown() -> str:
+        now = datetime.now(timezone.utc)
+        document = document_of(testbed.run(run_id), testbed.attempts(run_id), now=now)
+        lines = Console(width=100, file=io.StringIO()).render_lines(
+            following_view(run_id, document), pad=False
+        )
+        return "\n".join("".join(part.text for part in line) for line in lines)
+
+    filled = "#" * (ended * 20 // len(DIGITS))
+    expected = re.compile(
+        rf"shards \[{filled:-<20}\] {ended} of {len(DIGITS)}, "
+        r"[\d.]+ an? (second|minute|hour), [\dsmh ]+ left\n"
+    )
+    wait_for(lambda: expected.search(shown()), f"{ended} shards of {run_id} with their rate")
+
+
 def test_a_job_interrupted_twice_has_the_dataset_of_an_undisturbed_one(
     testbed: Testbed, digits: str, new_name, tmp_path: Path
 ):
@@ -101,6 +128,7 @@ def test_a_job_interrupted_twice_has_the_dataset_of_an_undisturbed_one(
         for shard in (first, first + 1):
             mark = begun.with_name(f"{begun.name}-{attempt}-{shard}")
             wait_for(mark.exists, f"shard {shard} in attempt {attempt}")
+        check_progress(testbed, run_id, ended=first)
         testbed.simulate_spot_interruption(run_id, attempt=attempt, notice=has_notice)
     ended = testbed.wait_for_training_completion(run_id)
     assert ended.status == "SUCCEEDED", testbed.story(run_id)
@@ -134,22 +162,42 @@ def wait_for_job(testbed: Testbed, name: str) -> Execution:
     return wait_for(check, f"the job {name}", timeout=timedelta(seconds=240))
 
 
-def test_several_instances_make_one_dataset(
+def test_a_job_that_loses_each_of_its_instances_has_every_shard_once(
     testbed: Testbed, digits: str, new_name, tmp_path: Path
 ):
     name = new_name()
     output = f"s3://{testbed.deployment.bucket}/outputs/{name}/"
-    code = testbed.upload_project({"preprocess_data.py": EXAMPLE})
-    process = {"input": digits, "output": output, "instances": 2, "workers": 3, "shard_files": 3}
-    start_job(testbed, name, {"code": code, "script": "preprocess_data.py", "process": process})
+    code = testbed.upload_project({"job.py": GATED_ONCE, "preprocess_data.py": EXAMPLE})
+    begun = tmp_path / "begun"
+    process = {"input": digits, "output": output, "instances": 2}
+    request = {"code": code, "script": "job.py", "env": {"BEGUN": str(begun)}, "process": process}
+    start_job(testbed, name, request)
+    for shard in (2, 3):
+        wait_for(begun.with_name(f"{begun.name}-1-{shard}").exists, f"shard {shard}")
+    lost = {
+        testbed.simulate_spot_interruption(f"{name}-0003", attempt=1, notice=True),
+        testbed.simulate_spot_interruption(f"{name}-0004", attempt=1, notice=False),
+    }
+    assert len(lost) == 2
     ended = wait_for_job(testbed, name)
     assert ended.status == "SUCCEEDED", ended.cause
-    assert (ended.output["done"], ended.output["failed"]) == (2, 0)
-    index = [json.loads(line) for line in read(testbed, output)["_index.jsonl"].splitlines()]
-    assert [line["run_id"] for line in index] == [f"{name}-0001", f"{name}-0002"]
+    assert (ended.output["done"], ended.output["failed"]) == (len(DIGITS), 0)
     found = read(testbed, output)
-    expected = by_hand(tmp_path / "expected")
-    assert {file.partition("-")[2]: found[file] for file in found if file[0] == "0"} == expected
+    index = [json.loads(line) for line in found["_index.jsonl"].splitlines()]
+    runs = [f"{name}-{number:04d}" for number in range(1, len(DIGITS) + 1)]
+    assert [(line["status"], line["run_id"]) for line in index] == [("done", run) for run in runs]
+    written = [each["name"] for line in index for each in line["outputs"]]
+    assert len(written) == len(set(written)) == len(DIGITS)
+    made = {file.partition("-")[2]: found[file] for file in written}
+    assert made == by_hand(tmp_path / "expected")
+    # Only what the lost instances were at is begun again.
+    again = [(2, 2), (2, 3)]
+    marks = sorted(tuple(map(int, path.name.split("-")[1:])) for path in tmp_path.glob("begun-*"))
+    assert marks == [*((1, shard) for shard in range(len(DIGITS))), *again]
+    for run in runs:
+        used = [instance for each in testbed.attempts(run) for instance in each.instance_ids]
+        assert len(used) == (2 if run in {runs[2], runs[3]} else 1)
+        assert used[-1] not in lost or run in runs[:2]
     group = testbed.groups.find_group(name)
     assert group is not None
     assert group.ended is RunStatus.COMPLETED
