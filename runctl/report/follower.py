@@ -170,7 +170,7 @@ class Follower:
             if self._announced.get(attempt.number) != state:
                 self._announced[attempt.number] = state
                 self.display.announce(f"attempt {attempt.number} {state}", _tone(attempt))
-        self._announce_shards(run)
+        self._announce_shards(run, attempts)
         name, announced_at = self._last_checkpoint
         newest = "" if run is None else checkpoint_name(run.entry)
         if newest in {"", name}:
@@ -179,9 +179,13 @@ class Follower:
             self._last_checkpoint = (newest, self._waited)
             self.display.announce(f"checkpoint of {newest}")
 
-    def _announce_shards(self, run: RunDocument | None) -> None:
-        """Announce from time to time how many shards are done, for a display without a bar."""
-        text = "" if run is None or run.entry.has_ended else shards_text(run)
+    def _announce_shards(self, run: RunDocument | None, attempts: Sequence[AttemptEntry]) -> None:
+        """Announce from time to time how many shards are done, for a display without a bar.
+
+        Once an attempt has ended, they were told with its end.
+        """
+        is_live = any(attempt.is_live and attempt.shards is not None for attempt in attempts)
+        text = "" if run is None or not is_live else shards_text(run)
         shown, announced_at = self._last_shards
         if text in {"", shown} or self._waited - announced_at < CHECKPOINT_SECONDS:
             return

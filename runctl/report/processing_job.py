@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from runctl.model.group import Group
@@ -91,7 +91,7 @@ class JobReader:
             read_at=now,
             output=options.output,
             batches=len(batches),
-            shards=_together(runs, total),
+            shards=shards_together(runs, total),
             runs=tuple(runs),
             time=group_time(
                 [run.cost.machine_time for run in runs],
@@ -112,20 +112,26 @@ class JobReader:
         return document
 
 
-def _together(runs: list[RunDocument], total: int) -> ShardProgress:
-    """Return the shards of all runs together."""
+def shards_together(runs: Sequence[RunDocument], total: int) -> ShardProgress:
+    """Return the shards of all runs together.
+
+    The rate is the sum of those of the active runs. One that has not ended a shard yet, as those of
+    few shards for most of their time, counts with the average of all attempts.
+    """
     counted = [run.shards for run in runs if run.shards is not None]
-    rates = [
-        run.shards.per_second
-        for run in runs
-        if run.shards is not None and run.shards.per_second and not run.entry.has_ended
-    ]
-    return ShardProgress(
+    shards = ShardProgress(
         total=max(1, total),
         done=sum(shards.done for shards in counted),
         failed=sum(shards.failed for shards in counted),
-        per_second=sum(rates) if rates else None,
     )
+    busy = sum((entry.took for run in runs for entry in run.timeline if entry.took), timedelta())
+    average = shards.ended / busy.total_seconds() if busy else 0.0
+    rates = [
+        (run.shards.per_second if run.shards else None) or average
+        for run in runs
+        if not run.entry.has_ended
+    ]
+    return replace(shards, per_second=sum(rates) or None)
 
 
 def is_processing_job(request: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -86,9 +86,14 @@ class RunDocument:
 
     @property
     def shards(self) -> ShardProgress | None:
-        """How many shards are done, None for a run that processes none, or before it began."""
-        counted = [entry.shards for entry in self.timeline if entry.shards is not None]
-        return counted[-1] if counted else None
+        """How many shards are done, None for a run that processes none, or before it began.
+
+        The rate is that of an attempt, and ends with it.
+        """
+        for entry in reversed(self.timeline):
+            if entry.shards is not None:
+                return entry.shards if entry.is_live else replace(entry.shards, per_second=None)
+        return None
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -73,4 +73,4 @@ class Tally:
             self._ends.popleft()
         count = len(self._ends) - 1
         took = now - self._ends[0]
-        return round(count / took, 4) if count and took > 0 else None
+        return float(f"{count / took:.4g}") if count and took > 0 else None

@@ -1,9 +1,17 @@
 """Following a run, as a real process: announcements, exit codes and Ctrl-C."""
 
+from io import StringIO
+
 import pytest
 
+from runctl.aws.deployment import read_deployment
+from runctl.cli.cloud import Cloud
+from runctl.cli.display.console import PrintableConsole
+from runctl.cli.display.following import PlainDisplay
 from runctl.model.outcome import OutcomeKind, RunStatus
 from runctl.model.run import AttemptStage
+from runctl.model.shard_progress import ShardProgress
+from runctl.report.follower import CHECKPOINT_SECONDS, Follower
 from tests.attempts import make_attempt
 from tests.cli.deployed import now
 
@@ -72,6 +80,67 @@ def test_the_events_of_a_run_are_announced_in_order(project, deployed, start_run
     assert lines.index("the last words") < lines.index("── attempt 2 completed")
     # An unchanged state is announced once.
     assert len(lines) == len(set(lines))
+
+
+class Patient(Cloud):
+    """A deployment of which every read is due for an announcement."""
+
+    pause = CHECKPOINT_SECONDS
+
+
+def test_shards_are_announced_while_an_attempt_is_at_them(deployed):
+    process = {"input": "s3://data/raw/", "output": "s3://data/clean/"}
+
+    def progress(number: int, **counts: float) -> None:
+        deployed.progress("x", number, 0, shards=ShardProgress(total=6, **counts))
+
+    def first() -> None:
+        deployed.train("x", 1)
+        progress(1)
+
+    def lost() -> None:
+        # The last shards of an attempt may be reported together with its end.
+        progress(1, done=3, per_second=0.5)
+        deployed.end_attempt("x", 1, OutcomeKind.LOST, "silence")
+
+    def second() -> None:
+        deployed.train("x", 2)
+        progress(2, done=3, found=3)
+
+    def completed() -> None:
+        progress(2, done=6, found=3, per_second=0.5)
+        deployed.end_attempt("x", 2, OutcomeKind.COMPLETED, "all 6 shards are done")
+
+    steps = iter(
+        [
+            first,
+            lambda: progress(1, done=2, per_second=0.5),
+            lost,
+            lambda: None,
+            second,
+            lambda: progress(2, done=5, found=3, per_second=0.05),
+            completed,
+            lambda: None,
+            lambda: deployed.end("x", RunStatus.COMPLETED, "all 6 shards are done"),
+        ]
+    )
+    console = PrintableConsole(file=StringIO(), width=100, markup=False)
+    cloud = Patient(deployed.clients, read_deployment(deployed.clients.get("ssm")), is_near=True)
+    arn = deployed.begin("x", kind="process", process=process).execution_arn
+    Follower(
+        cloud, "x", arn, PlainDisplay(console), sleep=lambda _: next(steps, lambda: None)()
+    ).follow()
+    where = "processes shards on m5.large/us-east-1a/spot"
+    assert console.file.getvalue().splitlines() == [
+        f"── attempt 1 {where}",
+        "── shards [--------------------] 0 of 6",
+        "── shards [######--------------] 2 of 6, 30 a minute, 8s left",
+        "── attempt 1 lost: silence",
+        f"── attempt 2 {where}",
+        "── shards [##########----------] 3 of 6",
+        "── shards [################----] 5 of 6, 3 a minute, 20s left",
+        "── attempt 2 completed: all 6 shards are done",
+    ]
 
 
 def test_a_request_refused_by_prepare_run_exits_2_with_the_cause(
