@@ -43,7 +43,8 @@ def main() -> None:
         with ProcessPoolExecutor(options.workers) as pool:
             counts = list(pool.map(convert, files))
     shards = environ.get("RUNCTL_SHARDS", "1")
-    print(f"shard {shard} of {shards}: {sum(counts)} images of {len(files)} files", flush=True)
+    named = f"{len(files)} file{'s' if len(files) != 1 else ''}"
+    print(f"shard {shard} of {shards}: {sum(counts)} images of {named}", flush=True)
 
 
 def process_file(path: Path, *, folder: Path, shard: int) -> int:

@@ -27,6 +27,7 @@ from runctl.checkpoint.folder_state import FolderState
 from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.pinning import describe_missing_links
 from runctl.model.agent_ledger import AgentLedger
+from runctl.model.kinds import EVALUATE, TRAIN
 from runctl.model.metrics import Measured
 from runctl.model.node import Node
 from runctl.model.request import RunRequest
@@ -141,7 +142,7 @@ class TrainingSession:
         self._metrics.start()
         self._curves.start()
         self._progress.mark("started")
-        self._progress.enter("train")
+        self._progress.enter(EVALUATE if request.kind == EVALUATE else TRAIN)
         logger.info("the trainer is running")
 
     def close(self) -> None:

@@ -24,10 +24,12 @@ def problems_with_limits(request: RunRequest, limits: DeploymentLimits) -> Itera
         yield Problem("instance_types", _not_allowed(refused, limits))
     nodes = request.gang.nodes + request.gang.spares
     if 0 < limits.max_instances < nodes:
+        most = limits.max_instances
+        permitted = f"{most} instance{'s' if most != 1 else ''}"
         yield Problem(
             "nodes",
-            f"{nodes} nodes, spares included, are more than the {limits.max_instances} instances "
-            "that the deployment permits; lower nodes or spares, or have its owner raise "
+            f"{nodes} nodes, spares included, are more than the {permitted} that the deployment "
+            "permits; lower nodes or spares, or have its owner raise "
             "max_instances and deploy again",
         )
 
@@ -53,9 +55,10 @@ def plan_launch(observed: Observation) -> Plan:
         return Keep(kept=plan.kept, reason=f"without {gang.missing} more, of {_rule(observed)}")
     if free >= plan.least:
         return replace(plan, count=free, reason=f"{plan.reason}; no more, of {_rule(observed)}")
+    more = f"{plan.least} more instance{'s' if plan.least != 1 else ''}"
     return Wait(
         until=next_try_at(observed, retry_soon=False),
-        reason=f"{plan.least} more instances would exceed {_rule(observed)}",
+        reason=f"{more} would exceed {_rule(observed)}",
     )
 
 

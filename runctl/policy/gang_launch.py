@@ -140,7 +140,9 @@ def _explain(observed: Observation, gang: GangPlan, request: GangRequest) -> str
     parts = [what]
     if observed.tried:
         last = observed.tried[-1]
-        parts.append(f"after {len(observed.tried)} refused requests, the last one for {last.pool}")
+        count = len(observed.tried)
+        refused = "a refused request" if count == 1 else f"{count} refused requests, the last one"
+        parts.append(f"after {refused} for {last.pool}")
     if not request.is_placed:
         parts.append("without a placement group")
     if request.pool in observed.prices:

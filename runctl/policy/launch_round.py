@@ -88,7 +88,7 @@ def judge(asked: Round) -> RoundVerdict:
         )
     shown = [f"{pool}: {code}" for pool, code in list(asked.refusals.items())[:MAX_POOLS_SHOWN]]
     if left := len(asked.refusals) - len(shown):
-        shown.append(f"{left} more pools")
+        shown.append(f"{left} more pool{'s' if left != 1 else ''}")
     return RoundVerdict(
         is_final=False,
         reason="; ".join([*shown, *_explain_quotas(asked)]),

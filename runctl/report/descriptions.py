@@ -25,6 +25,7 @@ from runctl.report.run_document import RunDocument
 from runctl.report.run_list import RunEntry
 from runctl.report.timeline import AttemptEntry
 from runctl.report.wording import (
+    format_count,
     format_duration,
     format_instant,
     format_short_duration,
@@ -57,6 +58,8 @@ def attempt_text(attempt: AttemptEntry, *, kind: str) -> str:
         return f"{verb}{where} from {'the beginning' if attempt.is_from_beginning else start}"
     if attempt.stage is AttemptStage.LAUNCHING:
         return request_text(attempt)
+    if not (attempt.is_launched or attempt.phase):
+        return f"is assigned to {', '.join(attempt.instance_ids)}"
     return f"prepares{where}"
 
 
@@ -288,4 +291,4 @@ def took_text(attempt: AttemptEntry) -> str:
 def counts_text(cost: Cost) -> list[str]:
     """Describe how often instances were interrupted and how often the trainer itself failed."""
     counts = {"interruption": cost.interruptions, "failure": cost.failures}
-    return [f"{count} {noun}{'s' if count > 1 else ''}" for noun, count in counts.items() if count]
+    return [format_count(count, noun) for noun, count in counts.items() if count]

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runctl.model.outcome import Outcome, OutcomeKind
-from runctl.model.run import Attempt, AttemptStage
+from runctl.model.run import Attempt, AttemptStage, Launched
 from runctl.model.saving import Saving
 from runctl.model.service import Service
 from runctl.model.shard_progress import ShardProgress
@@ -25,7 +25,8 @@ class AttemptEntry:
     `plan` says why its launch requests the pools that it does. `step` is the last step that its
     trainer reported, `took` the time since its launch, or from its launch to its end, and
     `instants` has what the agent saw, by name. `machine_time` is by market. `nodes` are those of a
-    gang, empty for a single machine. `requested` machines are launched for it, and `kept` are those
+    gang, empty for a single machine. `is_launched`: its machines are launched for it, and did not
+    exist before. `requested` machines are launched for it, and `kept` are those
     that it has from an earlier attempt.
     """
 
@@ -54,6 +55,7 @@ class AttemptEntry:
     warning: str
     machine_time: MachineTime
     nodes: tuple[NodeEntry, ...]
+    is_launched: bool
     requested: int
     kept: int
 
@@ -81,6 +83,8 @@ class AttemptEntry:
             # The token of a gang may arrive before its lead has booted.
             has_machines = self.stage is AttemptStage.RUNNING and bool(self.nodes)
             is_booting = self.stage is AttemptStage.LAUNCHED or has_machines
+            if is_booting and not self.is_launched:
+                return "assigned"
             return "booting" if is_booting else self.stage.value
         return self.phase
 
@@ -195,6 +199,7 @@ def _entry(attempt: Attempt, time: MachineTime, *, now: datetime, world: int) ->
         warning=attempt.warning,
         machine_time=time,
         nodes=nodes_of(attempt, world=world),
+        is_launched=isinstance(attempt.source, Launched),
         requested=max(len(attempt.nodes) - len(attempt.kept), 0),
         kept=len(attempt.kept),
     )

@@ -142,6 +142,7 @@ def test_an_interrupted_evaluation_is_repeated_and_no_other(
     begin(cloud, every=True, env={"WAITS_AT": "20"})
     first = launch()
     wait_until(lambda: len(printed(first, "evaluates")) == 2)
+    wait_until(lambda: cloud.ledger.attempts("run-1")[0].phase == "evaluate")
     first.metadata.give_notice(seconds=60)
     assert cloud.outcome()["kind"] == "interrupted"
     first.wait()

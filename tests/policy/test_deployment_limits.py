@@ -70,7 +70,7 @@ def test_a_launch_waits_while_there_are_as_many_instances_as_permitted():
     assert isinstance(plan, Wait)
     assert plan.until > NOW
     assert plan.reason == (
-        "1 more instances would exceed max_instances (5) of the deployment, which has 5 for other "
+        "1 more instance would exceed max_instances (5) of the deployment, which has 5 for other "
         "runs"
     )
 

@@ -44,8 +44,8 @@ class Progress:
     def enter(self, phase: str) -> None:
         """Begin a phase.
 
-        They are boot, environment, image, inputs, restore, wait, train, process, start, serve,
-        drain, upload and done.
+        They are boot, environment, image, inputs, restore, wait, train, evaluate, process, start,
+        serve, drain, upload and done.
         """
         with self._lock:
             self._phase = phase

@@ -20,13 +20,14 @@ from runctl.report.descriptions import (
     counts_text,
     inputs_text,
     metrics_text,
+    result_text,
     service_text,
     shards_text,
     took_text,
 )
 from runctl.report.follower import Display, Tone
 from runctl.report.reasons import brief
-from runctl.report.wording import format_duration
+from runctl.report.wording import format_count, format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,13 +113,12 @@ def following_view(run_id: str, run: RunDocument | None) -> RenderableType:
 
 
 def summary(run: RunDocument, *, width: int) -> Text:
-    """Return in one line how a run ended, followed by its last lines if they are the reason."""
-    count = len(run.timeline)
+    """Return in one line how a run ended, then its last lines if they are why, and its result."""
     parts = [name] if (name := checkpoint_name(run.entry)) else []
     if run.shards is not None:
-        parts.append(f"{run.shards.done} of {run.shards.total} shards")
+        parts.append(f"{run.shards.done:,} of {format_count(run.shards.total, 'shard')}")
         parts += [f"{run.shards.failed} failed"] if run.shards.failed else []
-    parts.append(f"{count} attempt{'s' if count != 1 else ''}")
+    parts.append(format_count(len(run.timeline), "attempt"))
     parts += counts_text(run.cost)
     if run.entry.ended_at is not None:
         parts.append(format_duration(run.took))
@@ -129,6 +129,8 @@ def summary(run: RunDocument, *, width: int) -> Text:
         text.append(f"\n{brief(reason)}")
         if "\n" in reason:
             text.append("\n").append_text(last_lines_text(reason, width=width))
+    if result := result_text(run.metrics):
+        text.append(f"\n{result}")
     return text
 
 

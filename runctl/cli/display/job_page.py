@@ -9,7 +9,7 @@ from runctl.cli.display.styles import STATUS_STYLES
 from runctl.report.descriptions import describe_shards, group_time_text
 from runctl.report.processing_job import JobDocument
 from runctl.report.reasons import brief
-from runctl.report.wording import format_duration, format_instant
+from runctl.report.wording import format_count, format_duration, format_instant
 
 
 def job_page(job: JobDocument) -> RenderableType:
@@ -23,7 +23,8 @@ def job_page(job: JobDocument) -> RenderableType:
 def job_view(job: JobDocument) -> RenderableType:
     """Return the state of a job that is being followed, in a few lines."""
     active = sum(not run.entry.has_ended for run in job.runs)
-    runs = f"{len(job.runs)} of {job.batches} runs have begun, {active} active"
+    have = "has" if job.batches == 1 else "have"
+    runs = f"{len(job.runs):,} of {format_count(job.batches, 'run')} {have} begun, {active} active"
     shards = describe_shards(job.shards, has_ended=job.group.ended is not None)
     return Group(
         heading(job.group.group_id, job.status),

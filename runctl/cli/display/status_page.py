@@ -113,7 +113,8 @@ def _attempt_table(attempts: Sequence[AttemptEntry], *, width: int) -> Table:
     if not narrow:
         table.add_column("notice", no_wrap=True)
     if wide:
-        table.add_column("launched", no_wrap=True)
+        was_launched = any(attempt.is_launched for attempt in attempts)
+        table.add_column("launched" if was_launched else "assigned", no_wrap=True)
         table.add_column("reason", overflow="fold")
     for attempt in attempts:
         style = "cyan" if attempt.kind is None else OUTCOME_STYLES[attempt.kind]

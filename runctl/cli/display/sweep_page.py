@@ -14,7 +14,7 @@ from runctl.model.trial import Trial, TrialState
 from runctl.report.descriptions import NOTHING, group_time_text
 from runctl.report.reasons import brief
 from runctl.report.sweep_document import SweepDocument, TrialEntry, took
-from runctl.report.wording import format_duration, format_instant
+from runctl.report.wording import format_count, format_duration, format_instant
 
 # More trials than this are not listed one by one, unless all are wanted.
 MAX_SHOWN = 40
@@ -38,10 +38,8 @@ def sweep_page(sweep: SweepDocument, *, now: datetime, shows_all: bool = False) 
     shown = sweep.trials if shows_all else _to_show(sweep)
     if shown:
         parts += ["", _trial_table(shown, sweep)]
-    if len(shown) < len(sweep.trials):
-        parts.append(
-            Text(f"{len(sweep.trials) - len(shown)} more trials; --all lists them", style="dim")
-        )
+    if hidden := len(sweep.trials) - len(shown):
+        parts.append(Text(f"{format_count(hidden, 'more trial')}; --all lists all", style="dim"))
     for entry in shown:
         if entry.trial.reason and entry.trial.state in (TrialState.FAILED, TrialState.STALE):
             parts.append(
@@ -53,7 +51,8 @@ def sweep_page(sweep: SweepDocument, *, now: datetime, shows_all: bool = False) 
 def progress_text(sweep: SweepDocument) -> str:
     """Return how far a sweep has come."""
     counted = ", ".join(f"{count} {state.value}" for state, count in sweep.counts.items())
-    return f"{sweep.ended} of {sweep.options.trials} trials" + (f": {counted}" if counted else "")
+    trials = format_count(sweep.options.trials, "trial")
+    return f"{sweep.ended:,} of {trials}" + (f": {counted}" if counted else "")
 
 
 def chosen_text(trial: Trial) -> str:

@@ -78,4 +78,6 @@ def _judge(
             f"{done} of {header.shards} shards are done, and {failed} failed, which the job "
             "tolerates"
         )
+    if header.shards == 1:
+        return RunStatus.COMPLETED, "the shard is done"
     return RunStatus.COMPLETED, f"all {header.shards} shards are done"

@@ -53,7 +53,8 @@ def finish_sweep(services: SweepServices, group_id: str, *, execution_arn: str) 
 def _end_of(group: Group, options: SweepOptions, trials: list[Trial]) -> tuple[RunStatus, str]:
     """Return the status of a sweep that ends now, and why it has it."""
     done = sum(trial.state in (TrialState.COMPLETED, TrialState.PRUNED) for trial in trials)
-    counted = f"{done} of {options.trials} trials are completed or pruned"
+    noun = "trial is" if options.trials == 1 else "trials are"
+    counted = f"{done} of {options.trials} {noun} completed or pruned"
     if group.stop_requested:
         return RunStatus.STOPPED, f"the sweep was stopped: {counted}"
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]

@@ -14,7 +14,7 @@ from runctl.cli.display.reasons import last_lines_text
 from runctl.cli.display.status_page import status_page
 from runctl.model.outcome import Outcome, OutcomeKind, RunStatus
 from runctl.model.request import RunRequest
-from runctl.model.run import Attempt, AttemptStage, Launched, Run, summarize
+from runctl.model.run import Attempt, AttemptStage, Existing, Launched, Run, summarize
 from runctl.model.shard_progress import ShardProgress
 from runctl.model.staging import Staging
 from runctl.report.reasons import brief
@@ -190,3 +190,33 @@ def test_a_run_that_processes_data_has_shards_and_no_checkpoint() -> None:
     ended = replace(young, ended=RunStatus.COMPLETED, ended_at=NOW)
     (line,) = printed(summary(document_of(ended, [last], now=NOW), width=120), 120)
     assert "completed: 4 of 6 shards, 2 failed, 1 attempt" in line
+
+
+def test_the_end_of_an_evaluation_has_its_metrics() -> None:
+    request = RunRequest.of(kind="evaluate", script="evaluate.py", code="s3://b/c.tar.gz")
+    metrics = {"accuracy": 0.89562, "loss": 0.3718, "recall": {"cat": 1}}
+    run = replace(
+        RUN, request=request, ended=RunStatus.COMPLETED, ended_at=NOW, reason="", metrics=metrics,
+        newest=None, step=None,
+    )  # fmt: skip
+    last = make_attempt(1, run_id=NAME, stage=AttemptStage.ENDED)
+    first, *others = printed(summary(document_of(run, [last], now=NOW), width=120), 120)
+    assert "completed: 1 attempt, " in first
+    assert others == ["accuracy 0.8956 · loss 0.3718 · recall.cat 1"]
+
+
+def test_one_shard_is_singular() -> None:
+    process = RunRequest.of(kind="process", script="clean.py", code="s3://b/c.tar.gz")
+    run = replace(RUN, request=process, ended=RunStatus.COMPLETED, ended_at=NOW, newest=None)
+    last = make_attempt(
+        1, run_id=NAME, stage=AttemptStage.ENDED, shards=ShardProgress(total=1, done=1)
+    )
+    (line,) = printed(summary(document_of(run, [last], now=NOW), width=120), 120)
+    assert "completed: 1 of 1 shard, 1 attempt" in line
+
+
+def test_the_page_of_a_run_on_an_existing_instance_says_when_it_was_assigned() -> None:
+    given = replace(ATTEMPTS[0], source=Existing("i-1"))
+    for attempts, heading in (([given], "assigned"), ([given, ATTEMPTS[1]], "launched")):
+        page = "\n".join(printed(status_page(document_of(RUN, attempts, now=NOW), width=160), 160))
+        assert {"assigned", "launched"} & set(page.split()) == {heading}

@@ -17,7 +17,7 @@ from runctl.cli.commands.local.local_cloud import (
 from runctl.cli.endpoint import find_local_cloud
 from runctl.cli.invocation import Invocation
 from runctl.model.identity import ATTEMPT_TAG, RUN_TAG
-from runctl.report.wording import format_duration
+from runctl.report.wording import format_count, format_duration
 
 
 def status(invocation: Invocation) -> None:
@@ -53,7 +53,8 @@ def status(invocation: Invocation) -> None:
     isolation = list(isolation_of(health))
     running = f"{endpoint.url}, running for {format_duration(uptime)} (process {endpoint.pid})"
     deployed = f"deployed: {', '.join(stacks)}" if stacks else "nothing is deployed"
-    ended = f"{len(instances) - len(live)} instances have been terminated"
+    count = len(instances) - len(live)
+    ended = f"{format_count(count, 'instance')} {'has' if count == 1 else 'have'} been terminated"
     named = [f"{name}={value}" for name, value in names.items()]
     invocation.output.result(
         document,
