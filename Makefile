@@ -222,10 +222,10 @@ docs-site: setup  ## the documentation as a site, into build/site
 recording: setup  ## the demo as an animated picture, for the README
 	$(BIN)/python docs/record.py docs/assets/demo.svg $(BIN)/runctl demo
 
-# $(call lock,LIST,OPTIONS)
+# $(call lock,LIST,OPTIONS,FOLDER), in the folder requirements unless another is named
 lock = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-index-url \
 	  --no-emit-find-links --no-emit-trusted-host $(2) \
-	  --output-file requirements/$(1).txt requirements/$(1).in
+	  --output-file $(or $(3),requirements)/$(1).txt $(or $(3),requirements)/$(1).in
 
 lock: setup  ## rewrite the lock files from requirements/*.in
 	$(call lock,uv,--allow-unsafe)
@@ -236,6 +236,7 @@ lock: setup  ## rewrite the lock files from requirements/*.in
 	$(call lock,frameworks,--unsafe-package torch)
 	$(call lock,bench,--unsafe-package torch)
 	$(call lock,image,--allow-unsafe)
+	$(call lock,plots,,lambdas)
 
 clean:  ## remove what the targets made
 	rm -rf .venv node_modules build cdk.out .mypy_cache .ruff_cache .pytest_cache .hypothesis

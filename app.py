@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aws_cdk import App, Environment
 
-from stacks.assets import build_agent, build_functions, build_sampler
+from stacks.assets import build_agent, build_functions, build_plotter, build_sampler
 from stacks.compute import ComputeStack
 from stacks.errors import BadContextError
 from stacks.orchestration import OrchestrationStack
@@ -36,6 +36,7 @@ def compose(app: App) -> None:
         compute=compute,
         functions=build_functions(build=build),
         sampler=build_sampler(build=build, platform=settings.function_platform),
+        plotter=build_plotter(build=build, platform=settings.function_platform),
         env=env,
     )
 

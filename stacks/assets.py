@@ -1,7 +1,8 @@
 """The assets of a deployment, built without Docker; the same inputs produce the same bytes.
 
 The functions' code is a zip file: `lambdas/`, `runctl/` and their pure-Python libraries at the top
-level. That of the function that suggests trials also has Optuna and numpy, for one platform. The
+level. Two functions have a zip file each, with machine code for one platform: the one that suggests
+trials with Optuna and numpy, the one that draws plots with matplotlib and what that needs. The
 agent's archive is a tar.gz file: `runctl/`, and `vendor/` with the unpacked libraries and pip as a
 wheel. `python -m stacks.assets` builds them and prints their paths.
 
@@ -50,6 +51,14 @@ _PURE_WHEEL = re.compile(r".+-(?:py2\.)?py3-none-any\.whl")
 
 _OLDEST_GLIBC = (28, 27, 17)
 _NOT_NEEDED = re.compile(r"numpy(?:/.+)?/(?:tests|include)/.+|numpy/f2py/.+|.+\.pyi")
+# Of these, matplotlib needs a list of the names of glyphs; a few pictures as files; nothing that is
+# interactive, and its own fonts only as TrueType.
+_NOT_DRAWN_WITH = re.compile(
+    r"contourpy.*/.+|fontTools/(?!misc/|[^/]+\.py$).+|fontTools/.+\.(?:so|c|pyx)"
+    r"|PIL/_avif.+|pillow\.libs/libavif.+"
+    r"|matplotlib/mpl-data/(?:sample_data|images|fonts/(?:afm|pdfcorefonts))/.+"
+    r"|(?:matplotlib|mpl_toolkits)(?:/.+)?/tests/.+|matplotlib/backends/(?:web_backend/.+|_tkagg.+)"
+)
 
 Members = dict[str, bytes]
 
@@ -87,30 +96,57 @@ def build_sampler(
     Another platform than AWS's is that of a local cloud, which may be without a network or have no
     wheels: then the function lacks Optuna, and says so when it is needed.
     """
+    return _build_native("sampler", "tuning", project, build, platform=platform)
+
+
+def build_plotter(
+    project: Path = PROJECT, *, build: Path | None = None, platform: str = LAMBDA_PLATFORM
+) -> Asset:
+    """Build the zip file of the function that draws plots, like that of `build_sampler`."""
+    return _build_native("plotter", "plots", project, build, platform=platform)
+
+
+def _build_native(
+    stem: str, lock: str, project: Path, build: Path | None, *, platform: str
+) -> Asset:
+    """Build the zip file of a function that also has the libraries of a lock of its own.
+
+    They are packed once for each version of the locks: packing machine code takes seconds, which a
+    local cloud would wait after each change of the sources.
+    """
     folder = build or project / "build"
-    requirements = [project / f"lambdas/{name}.txt" for name in ("requirements", "tuning")]
-    sources = _function_sources(project)
+    pure, own = (project / f"lambdas/{name}.txt" for name in ("requirements", lock))
     try:
-        native = _wheels(requirements[1], folder, platform=platform)
+        native = _wheels(own, folder, platform=platform)
     except AssetError:
         if platform == LAMBDA_PLATFORM:
             raise
         native = []
 
     def members() -> Members:
-        libraries = _unpacked([*_wheels(requirements[0], folder), *native])
-        kept = {name: data for name, data in libraries.items() if not _NOT_NEEDED.fullmatch(name)}
-        return {**kept, **sources}
+        libraries = _unpacked([*_wheels(pure, folder), *native])
+        return {name: data for name, data in libraries.items() if _is_imported(name)}
 
-    inputs: list[Members | bytes] = [sources, *(path.read_bytes() for path in requirements)]
+    inputs: list[Members | bytes] = [pure.read_bytes(), own.read_bytes()]
     inputs.append(platform.encode() if native else b"")
-    return _build(folder / "sampler.zip", inputs, members, _zip)
+    libraries = _build(folder / f"{stem}-libraries.zip", inputs, members, _zip)
+    sources = _function_sources(project)
+    return _build(
+        folder / f"{stem}.zip",
+        [sources, libraries.sha256.encode()],
+        lambda: sources,
+        lambda added: _zip(added, onto=libraries.path.read_bytes()),
+    )
+
+
+def _is_imported(name: str) -> bool:
+    return not (_NOT_NEEDED.fullmatch(name) or _NOT_DRAWN_WITH.fullmatch(name))
 
 
 def _function_sources(project: Path) -> Members:
-    packages = ("aws", "beneath", "control", "model", "policy")
+    packages = ("aws", "beneath", "control", "model", "plots", "policy")
     sources = _sources(project, "lambdas") | _package(project, *packages)
-    return {name: data for name, data in sources.items() if not name.endswith(".txt")}
+    return {name: data for name, data in sources.items() if not name.endswith((".in", ".txt"))}
 
 
 def build_agent(
@@ -278,9 +314,10 @@ def _unpacked(wheels: list[Path]) -> Members:
     return found
 
 
-def _zip(members: Mapping[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+def _zip(members: Mapping[str, bytes], *, onto: bytes = b"") -> bytes:
+    """Pack members, behind those of a zip file if there is one."""
+    packed = io.BytesIO(onto)
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, data in sorted(members.items()):
             info = zipfile.ZipInfo(name, _ZIP_TIME)
             info.compress_type = zipfile.ZIP_DEFLATED
@@ -304,5 +341,5 @@ def _tar_gz(members: Mapping[str, bytes]) -> bytes:
 
 
 if __name__ == "__main__":
-    for built in (build_functions(), build_sampler(), build_agent()):
+    for built in (build_functions(), build_sampler(), build_plotter(), build_agent()):
         print(f"{built.path}  {built.path.stat().st_size} bytes  sha256 {built.sha256}")

@@ -169,8 +169,8 @@ if PARENTS:
             reason="Children of a Distributed Map have names that Step Functions chooses.",
         ),
         Accepted(
-            rule=r".*Bucket.*Arn[^/]*/groups/\*",
-            where="FinishSweep/Role",
+            rule=r".*Bucket.*Arn[^/]*/groups/\*(/plots/\*)?",
+            where="(FinishSweep|PlotSweep)/Role",
             reason="Keys below one prefix; the name of a group is not known at deploy time.",
         ),
     )

@@ -43,6 +43,8 @@ RECONCILING = Size(memory_mb=512, timeout=Duration.minutes(5))
 
 # It imports numpy, and compares up to 1,000 trials.
 SAMPLING = Size(memory_mb=1769, timeout=Duration.minutes(2))
+# It imports matplotlib. 10,000 trials of 50 hyperparameters took a minute and 300 MB.
+PLOTTING = Size(memory_mb=1769, timeout=Duration.minutes(4))
 
 READ = ("GetItem", "Query")
 # EC2's warning comes two minutes ahead; an older one contains nothing new.
@@ -78,12 +80,14 @@ class OrchestrationStack(Stack):
         compute: ComputeStack,
         functions: Asset,
         sampler: Asset,
+        plotter: Asset,
         **stack: Any,
     ) -> None:
         super().__init__(scope, construct_id, **stack)
         self._settings = settings
         self._code = lambda_.Code.from_asset(str(functions.path))
         self._sampler_code = lambda_.Code.from_asset(str(sampler.path))
+        self._plotter_code = lambda_.Code.from_asset(str(plotter.path))
         self._dead_letters = _dead_letters(self)
         self.functions: dict[str, PythonFunction] = {}
         can = Capabilities(self, settings=settings, storage=storage, compute=compute)
@@ -256,6 +260,13 @@ class OrchestrationStack(Stack):
             can.list_unsettled_runs(),
             can.stop_executions(),
             can.notices(),
+        )
+        self._add(
+            "plot_sweep",
+            PLOTTING,
+            can.ledger(*READ),
+            can.group_plots(),
+            code=self._plotter_code,
         )
 
     def _add_credentials_function(self, can: Capabilities, storage: StorageStack) -> None:

@@ -389,6 +389,15 @@ class SweepResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlottedSweep(Result):
+    """PlotSweep: the keys of the pictures, or why there are none."""
+
+    group_id: str
+    plots: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrunedEnvironments(Result):
     """PruneEnvironments: how many environments there were, and what was removed.
 

@@ -108,3 +108,8 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     return "a text" if isinstance(value, str) else "a number or a boolean"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a metric is a number, which can be compared and drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -161,6 +161,7 @@ _FUNCTIONS: Mapping[str, Calls] = {
         *_WRITE, *_EXECUTIONS, *_UNSETTLED, *_STOP, *_NOTIFY,
         *_objects("PutObject", "groups/verify/results.json"),
     ),
+    "plot_sweep": (*_READ, *_objects("PutObject", "groups/verify/plots/history.png")),
     "plan_shards": (*_CREATE, *_READ_OBJECTS, *_PLAN_JOBS, *_DESCRIBE),
     "finish_processing": (
         *_WRITE, *_UNSETTLED, *_STOP, *_NOTIFY, *_LIST,
@@ -237,7 +238,7 @@ _MACHINES: Mapping[str, Calls] = {
     "state machine sweep": (
         *_invoking(
             "prepare_sweep", "suggest_trial", "ask_trial", "record_trial", "finish_sweep",
-            "clean_up",
+            "plot_sweep", "clean_up",
         ),
         *_START_RUNS, *_mapping("sweep", "Trials"), *_DELIVER_LOGS,
     ),

@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from runctl.model.result_metrics import flat_metrics
+from runctl.model.result_metrics import flat_metrics, is_number
 from runctl.model.run import Run
 from runctl.report.metric_history import History
 from runctl.report.run_document import RunDocument
@@ -165,8 +165,3 @@ def _best(runs: Sequence[ComparedRun], name: str, direction: Direction) -> froze
         return frozenset()
     best = (max if direction is Direction.MAXIMIZE else min)(numbers.values())
     return frozenset(run_id for run_id, number in numbers.items() if number == best)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a metric is a number, which can be compared and drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

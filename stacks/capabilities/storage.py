@@ -105,6 +105,13 @@ class StorageCapabilities(CapabilitiesBase):
             statements=[allow(["s3:PutObject"], [files])], variables=self.bucket_name().variables
         )
 
+    def group_plots(self) -> Capability:
+        """Write the plots of groups of runs."""
+        plots = f"{self._storage.bucket.bucket_arn}/groups/*/plots/*"
+        return Capability(
+            statements=[allow(["s3:PutObject"], [plots])], variables=self.bucket_name().variables
+        )
+
     def find_secrets(self) -> Capability:
         """Know whether a secret exists that runs may read; not its value."""
         listed = list(self._settings.readable_secrets.secrets)

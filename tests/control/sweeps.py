@@ -11,6 +11,7 @@ from typing import Any
 from runctl.control.execution_start import ExecutionStart
 from runctl.control.sweeps.ask_trial import ask_trial
 from runctl.control.sweeps.finish_sweep import finish_sweep
+from runctl.control.sweeps.plot_sweep import plot_sweep
 from runctl.control.sweeps.prepare_sweep import prepare_sweep
 from runctl.control.sweeps.record_trial import record_trial
 from runctl.model.identity import sweep_results_key
@@ -117,9 +118,11 @@ class SweepWorkflow(FakeWorkflow):
 class Files:
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
+        self.content_types: dict[str, str] = {}
 
-    def put(self, key: str, body: bytes) -> None:
+    def put(self, key: str, body: bytes, *, content_type: str = "") -> None:
         self.bodies[key] = body
+        self.content_types[key] = content_type
 
 
 class SweepWorld(World):
@@ -145,6 +148,9 @@ class SweepWorld(World):
 
     def finish(self, name: str = SWEEP) -> Any:
         return finish_sweep(self, SWEEP, execution_arn=f"arn:sweep:{name}")
+
+    def plot(self) -> Any:
+        return plot_sweep(self, SWEEP)
 
     def start(self, number: int) -> Run:
         """Start the run of a trial, as its execution does."""

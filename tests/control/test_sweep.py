@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 
 import pytest
 
 from runctl.control.sweeps.judge_trial import judge_trial
-from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError
+from runctl.model.errors import InvalidRequestError, NotFoundError, RequestError, SetupError
 from runctl.model.identity import sweep_results_key
 from runctl.model.node import NodeId, NodeProgress
 from runctl.model.outcome import RunStatus
@@ -303,3 +304,81 @@ def test_only_trials_of_sweeps_that_prune_are_judged(world: SweepWorld) -> None:
     assert judge_trial(world, "search-0002", rung=2, value=0.9).goes_on
     assert judge_trial(world, "unknown", rung=2, value=0.9).goes_on
     assert world.trials.rungs == {}
+
+
+PLOTS = tuple(
+    sweep_results_key(SWEEP, f"plots/{name}")
+    for name in ("history.png", "importance.png", "parallel-coordinates.png")
+)
+
+
+def test_the_plots_of_a_sweep_are_stored_and_may_be_drawn_again(world: SweepWorld) -> None:
+    sweeping(world, hyperparameters={"lr": "0.1,0.2", "kind": "adam,sgd"})
+    for number in range(1, 5):
+        world.run_trial(number, loss=number / 10)
+    world.finish()
+    before = dict(world.blobs.bodies)
+    plotted = world.plot()
+    assert (plotted.plots, plotted.reason) == (PLOTS, "")
+    for key in PLOTS:
+        assert world.blobs.bodies[key].startswith(b"\x89PNG\r\n")
+        assert world.blobs.content_types[key] == "image/png"
+    stored = dict(world.blobs.bodies)
+    assert world.plot() == plotted
+    assert world.blobs.bodies == stored
+    assert {key: stored[key] for key in before} == before
+
+
+def test_without_a_metric_there_are_no_plots(world: SweepWorld) -> None:
+    sweeping(world, metric="")
+    world.run_trial(1)
+    assert (world.plot().plots, world.plot().reason) == ((), "it has no metric")
+
+
+def test_too_few_values_are_a_reason_and_no_error(world: SweepWorld) -> None:
+    pruning(world)
+    assert "no trial has been completed" in world.plot().reason
+    world.run_trial(1, loss=0.5)
+    assert "only one trial has been completed with a value of loss" in world.plot().reason
+    for number in (2, 3, 4):
+        world.start(number)
+        judge_trial(world, f"search-{number:04d}", rung=2, value=0.4 + number)
+    world.report(3, loss=0.7)
+    world.end(3)
+    assert world.settle(3).state is TrialState.PRUNED
+    world.end(4, RunStatus.FAILED, "exit code 1")
+    world.settle(4)
+    assert "(trials so far: 1 completed, 1 running, 1 pruned, 1 failed)" in world.plot().reason
+    assert not [key for key in world.blobs.bodies if "/plots/" in key]
+
+
+def test_trials_that_are_pruned_or_failed_are_drawn_with_the_others(world: SweepWorld) -> None:
+    pruning(world)
+    for number, loss in ((1, 0.1), (2, 0.1), (3, 0.5)):
+        world.start(number)
+        judge_trial(world, f"search-{number:04d}", rung=2, value=loss)
+        world.report(number, loss=loss)
+        world.end(number)
+        world.settle(number)
+    world.start(4)
+    world.end(4, RunStatus.FAILED, "exit code 1")
+    world.settle(4)
+    states = [world.trial(number).state for number in range(1, 5)]
+    assert {TrialState.PRUNED, TrialState.FAILED} <= set(states)
+    assert world.plot().plots == PLOTS
+
+
+def test_a_deployment_without_matplotlib_says_so(
+    world: SweepWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeping(world)
+    world.run_trial(1, loss=0.5)
+    world.run_trial(2, loss=0.6)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SetupError, match="need matplotlib, which is missing; deploy again with"):
+        world.plot()
+
+
+def test_a_sweep_that_does_not_exist_has_no_plots(world: SweepWorld) -> None:
+    with pytest.raises(NotFoundError, match="there is no sweep search"):
+        world.plot()

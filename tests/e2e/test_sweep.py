@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from runctl.aws.services import AwsServices
+from runctl.model.errors import NotFoundError
 from runctl.model.identity import sweep_results_key
 from runctl.model.trial import Trial, TrialState
 from tests.e2e.printed import printed_command
@@ -49,6 +51,7 @@ while step < 3 and not training.should_stop():
     time.sleep(float(os.environ.get("PACE", "0")))
 """
 
+PLOTS = ["history.png", "importance.png", "parallel-coordinates.png"]
 EXAMPLE = PROJECT / "examples/scripts/tune_digits.py"
 
 
@@ -142,6 +145,28 @@ def results(services: AwsServices, sweep: str) -> dict[str, Any]:
     return document
 
 
+def plots(services: AwsServices, sweep: str) -> dict[str, bytes]:
+    """Return the pictures that are stored when the execution of the sweep has ended.
+
+    The sweep ends before they are drawn.
+    """
+    arn = services.groups.find_group(sweep).execution_arn
+    wait_for(lambda: not services.sweep_workflow.is_running(arn), f"the execution of {sweep}")
+    found = {}
+    for name in PLOTS:
+        key = sweep_results_key(sweep, f"plots/{name}")
+        with contextlib.suppress(NotFoundError), services.blobs.open(key) as blob:
+            found[name] = b"".join(blob.chunks)
+    return found
+
+
+def log_of_plots(testbed: Testbed, sweep: str) -> str:
+    """Return what the function that draws has logged, which explains what is missing."""
+    logs = testbed.clients.get("logs").get_paginator("filter_log_events")
+    pages = logs.paginate(logGroupName="/aws/lambda/runctl-plot_sweep", filterPattern=f'"{sweep}"')
+    return "\n".join(event["message"] for page in pages for event in page["events"])
+
+
 def test_the_printed_command_tries_nine_points_once_through_two_interruptions(
     testbed: Testbed, services: AwsServices, project: Path, shared: Path
 ) -> None:
@@ -174,6 +199,10 @@ def test_the_printed_command_tries_nine_points_once_through_two_interruptions(
         testbed.story(trial_of(services, sweep, lost).run_id)
     )
     assert [trial["state"] for trial in results(services, sweep)["trials"]] == ["completed"] * 9
+    # It has no metric to draw.
+    assert "plots: " not in output
+    assert plots(services, sweep) == {}
+    assert "it has no metric" in log_of_plots(testbed, sweep)
     assert output.count("completed: batch_size=") == 9
     wait_for(
         lambda: not any(testbed.live_instances(trial.run_id) for trial in trials),
@@ -229,6 +258,7 @@ def test_a_stopped_sweep_saves_and_resumes_with_what_is_missing(
     assert finished(process)[0] == 1
     states = [trial.state for trial in services.trials.list_trials(name)]
     assert states == [TrialState.STOPPED, TrialState.STOPPED], output
+    assert "plots: " not in output
     for path in (shared / "hold").iterdir():
         path.unlink()
     code, output = finished(start(testbed, project, f"runctl sweep resume {name}"))
@@ -239,6 +269,10 @@ def test_a_stopped_sweep_saves_and_resumes_with_what_is_missing(
         f"{name}-0001-r2", f"{name}-0002-r2", f"{name}-0003",
     ]  # fmt: skip
     assert set(steps(shared).values()) == {1}
+    assert f"plots: {services.objects.uri(sweep_results_key(name, 'plots/'))}" in output
+    drawn = plots(services, name)
+    assert list(drawn) == PLOTS, log_of_plots(testbed, name)
+    assert all(picture.startswith(b"\x89PNG\r\n") for picture in drawn.values())
 
 
 def test_the_example_finds_the_better_learning_rate_through_an_interruption(

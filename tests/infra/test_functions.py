@@ -20,7 +20,7 @@ ASYNCHRONOUS = {
 
 
 def test_handlers_exist() -> None:
-    assert len(NAMES) == 21
+    assert len(NAMES) == 22
 
 
 def test_each_handler_is_a_function_and_each_function_a_handler(app: Synthesized) -> None:

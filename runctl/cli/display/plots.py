@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runctl.model.errors import RequestError
-from runctl.report.comparison import Comparison, direction_of, is_number
+from runctl.model.result_metrics import is_number
+from runctl.report.comparison import Comparison, direction_of
 
 INSTALL = "pip install 'runctl[plots]'"
 MAX_PLOTS = 4

@@ -60,8 +60,8 @@ class TrialLedger(Protocol):
 class ResultFiles(Protocol):
     """Objects that are written whole, by key."""
 
-    def put(self, key: str, body: bytes) -> None:
-        """Store an object, and replace an existing one."""
+    def put(self, key: str, body: bytes, *, content_type: str = "") -> None:
+        """Store an object, and replace an existing one; browsers go by its content type."""
         ...
 
 

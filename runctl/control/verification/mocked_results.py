@@ -15,6 +15,7 @@ from runctl.control.results import (
     LaunchedAttempt,
     NextStep,
     PlannedShards,
+    PlottedSweep,
     PreparedRun,
     PreparedSweep,
     ProcessingResult,
@@ -123,6 +124,10 @@ _FUNCTIONS: Mapping[str, Sequence[Result]] = {
     "finish_sweep": tuple(
         SweepResult(group_id=_RUN, status=status, reason="", trials=1, ended=1)
         for status in (RunStatus.COMPLETED, RunStatus.FAILED)
+    ),
+    "plot_sweep": (
+        PlottedSweep(group_id=_RUN, plots=("groups/verify/plots/history.png",)),
+        PlottedSweep(group_id=_RUN, reason="it has no metric"),
     ),
     "plan_shards": (
         PlannedShards(

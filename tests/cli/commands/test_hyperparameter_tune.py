@@ -15,6 +15,7 @@ from runctl.model.node import NodeId
 from runctl.model.outcome import RunStatus
 from runctl.model.sweep_request import parse_sweep_request
 from runctl.model.trial import Trial, TrialEnd, TrialState, trial_run_id
+from tests.cli.deployed import BUCKET
 
 TUNE = ("aws", "hyperparameter-tune", "--script", "train.py")
 NOW = datetime.now(timezone.utc)
@@ -206,6 +207,19 @@ def test_a_sweep_that_has_ended_is_not_stopped_again(runctl, sweep):
     done = runctl("sweep", "stop", "search")
     assert done.code == 0
     assert "search has already ended (completed)" in done.stderr
+
+
+def test_the_results_and_the_plots_of_an_ended_sweep_are_named(runctl, sweep):
+    where = f"s3://{BUCKET}/groups/search/"
+    assert where not in runctl("sweep", "status", "search").stdout
+    sweep.groups.end_group("search", status=RunStatus.COMPLETED, reason="", now=NOW)
+    results, plots = f"results: {where}results.csv and results.json", f"plots: {where}plots/"
+    shown = runctl("sweep", "status", "search").stdout.splitlines()
+    # One value is too few for plots.
+    assert (results in shown, plots in shown) == (True, False)
+    trial = sweep.trials.find_trial("search", 3)
+    sweep.trials.end_trial(trial, end=TrialEnd(state=TrialState.COMPLETED, value=0.2), now=NOW)
+    assert runctl("sweep", "status", "search").stdout.splitlines()[-2:] == [results, plots]
 
 
 def test_the_results_are_one_document(runctl, sweep):

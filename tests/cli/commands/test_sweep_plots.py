@@ -1,6 +1,5 @@
-"""`runctl sweep plots`: files here and in the bucket, and what cannot be drawn."""
+"""`runctl sweep plots`: files in a folder, and what cannot be drawn."""
 
-import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,21 +10,10 @@ from runctl.aws.trial_ledger import DynamoTrialLedger
 from runctl.model.group import Group
 from runctl.model.hyperparameters import read_value
 from runctl.model.trial import Trial, TrialEnd, TrialState, trial_run_id
-from tests.cli.deployed import BUCKET, TABLE, now
+from tests.cli.deployed import TABLE, now
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FILES = ["history.png", "importance.png", "parallel-coordinates.png"]
-READ_ONLY = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Deny",
-            "Principal": {"AWS": "*"},
-            "Action": "s3:PutObject",
-            "Resource": f"arn:aws:s3:::{BUCKET}/groups/*",
-        }
-    ],
-}
 
 
 @pytest.fixture
@@ -69,35 +57,11 @@ def test_the_document_has_paths_and_facts(begin, runctl, deployed):
     begin("digits", 0.5, 0.25, None, 0.75, 0.3)
     document = runctl("sweep", "plots", "digits", "--out", "new/folder", "--json").document
     assert document["files"] == [f"new/folder/{name}" for name in FILES]
-    assert document["uploaded"] == []
     assert document["best"] == {"trial": 2, "value": 0.25}
     assert document["counts"] == {"completed": 4, "pruned": 0, "failed": 1}
     assert [found["name"] for found in document["importance"]] == ["lr", "size"]
     assert document["importance"][1]["problem"] == "all trials have the same value"
     assert not [key for key in deployed.objects() if key.startswith("groups/")]
-
-
-def test_pictures_are_stored_with_the_results(begin, runctl, deployed):
-    begin("digits", 0.5, 0.25)
-    done = runctl("sweep", "plots", "digits", "--upload", "--json")
-    assert done.code == 0, done.stderr
-    keys = [f"groups/digits/plots/{name}" for name in FILES]
-    assert done.document["uploaded"] == [f"s3://{BUCKET}/{key}" for key in keys]
-    for key, name in zip(keys, FILES, strict=True):
-        found = deployed.clients.get("s3").get_object(Bucket=BUCKET, Key=key)
-        assert found["ContentType"] == "image/png"
-        assert found["Body"].read() == Path("digits-plots", name).read_bytes()
-
-
-def test_a_refused_upload_leaves_the_files(begin, runctl, deployed):
-    begin("digits", 0.5, 0.25)
-    deployed.clients.get("s3").put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(READ_ONLY))
-    done = runctl("sweep", "plots", "digits", "--upload")
-    assert done.code == 3, done.stderr
-    assert "the pictures are in digits-plots" in done.stderr
-    assert f"--upload: s3://{BUCKET}/groups/digits/plots/history.png cannot be" in done.stderr
-    assert "your credentials need s3:PutObject: AWS refused PutObject: Forbidden" in done.stderr
-    assert Path("digits-plots/history.png").exists()
 
 
 def test_a_second_call_replaces_the_files(begin, runctl):

@@ -19,6 +19,7 @@ from runctl.report.sweep_follower import SweepFollower
 if TYPE_CHECKING:
     from runctl.cli.cloud import Cloud
     from runctl.model.group import Group
+    from runctl.report.sweep_document import SweepDocument
 
 
 def follow_sweep(invocation: Invocation, cloud: Cloud, name: str, execution_arn: str) -> None:
@@ -43,13 +44,17 @@ def print_sweep(
     output = invocation.output
     sweep = read_sweep(cloud, group)
     page = sweep_page(sweep, now=datetime.now(timezone.utc), shows_all=shows_all)
-    output.result(sweep.as_document(), page, *_where(cloud, group))
+    output.result(sweep.as_document(), page, *_where(cloud, sweep))
 
 
-def _where(cloud: Cloud, group: Group) -> list[Text]:
-    if group.ended is None:
+def _where(cloud: Cloud, sweep: SweepDocument) -> list[Text]:
+    if sweep.group.ended is None:
         return []
     from runctl.model.identity import sweep_results_key
+    from runctl.plots.facts import problem_with_plots
 
-    uri = cloud.objects.uri(sweep_results_key(group.group_id, ""))
-    return [Text(f"results: {uri}results.csv and results.json", style="dim")]
+    uri = cloud.objects.uri(sweep_results_key(sweep.group.group_id, ""))
+    lines = [f"results: {uri}results.csv and results.json"]
+    if not problem_with_plots(sweep.options, [entry.trial for entry in sweep.trials]):
+        lines.append(f"plots: {uri}plots/")
+    return [Text(line, style="dim") for line in lines]

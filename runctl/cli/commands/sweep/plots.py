@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from runctl.cli.commands.sweep.find import SweepName, find_sweep
-from runctl.cli.display.sweep_plots import render_plots
+from runctl.cli.display.plots import INSTALL
 from runctl.cli.invocation import Invocation
 from runctl.model.errors import (
     InvalidRequestError,
     NotFoundError,
     Problem,
-    RefusedError,
     RequestError,
-    UnexpectedAwsError,
+    SetupError,
 )
-from runctl.model.identity import sweep_results_key
+from runctl.plots.drawing import render_plots
+from runctl.plots.facts import NothingToPlotError, plots_of
 from runctl.report.sweep_document import read_sweep
-from runctl.report.sweep_plots import NothingToPlotError, plots_of
-
-if TYPE_CHECKING:
-    from runctl.cli.cloud import Cloud
 
 
 def plots(
@@ -37,16 +33,13 @@ def plots(
             help="The folder for the pictures, whose files are replaced (default: SWEEP-plots).",
         ),
     ] = "",
-    upload: Annotated[
-        bool,
-        typer.Option("--upload", help="Store the pictures with the results of the sweep, too."),
-    ] = False,
 ) -> None:
     """Draw the trials of a sweep as PNG pictures: history, importance, parallel coordinates.
 
     The history has the value of each trial and the best so far. The importance of a hyperparameter
     is the share of the differences between completed trials that it explains alone. The
-    pictures need the extra `plots`, which has matplotlib.
+    pictures need the extra `plots`, which has matplotlib. When a sweep ends, the deployment stores
+    the same pictures with its results.
     """
     cloud = invocation.cloud
     document = read_sweep(cloud, find_sweep(cloud, sweep), reads_runs=False)
@@ -57,19 +50,13 @@ def plots(
     except NothingToPlotError as exc:
         see = f"`runctl sweep status {sweep}`"
         raise NotFoundError(f"{sweep}: {exc}; see {see}") from exc
-    pictures = render_plots(facts)
+    try:
+        pictures = render_plots(facts)
+    except SetupError as exc:
+        raise RequestError(f"{exc}; {INSTALL}") from exc
     paths = _write(Path(out or f"{sweep}-plots"), pictures)
-    output = invocation.output
-    if upload:
-        # Of an upload that is refused, the files stay.
-        output.note(f"the pictures are in {paths[0].parent}")
-    stored = _upload(cloud, sweep, pictures) if upload else []
-    result = {
-        **facts.as_document(),
-        "files": [str(path) for path in paths],
-        "uploaded": stored,
-    }
-    output.result(result, *(str(path) for path in paths), *stored)
+    result = {**facts.as_document(), "files": [str(path) for path in paths]}
+    invocation.output.result(result, *(str(path) for path in paths))
 
 
 def _write(folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:
@@ -83,16 +70,3 @@ def _write(folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:
         problem = f"{path} cannot be written: {exc.strerror}; name another folder"
         raise InvalidRequestError((Problem("--out", problem),)) from exc
     return [folder / name for name in pictures]
-
-
-def _upload(cloud: Cloud, sweep: str, pictures: Mapping[str, bytes]) -> list[str]:
-    keys = {sweep_results_key(sweep, f"plots/{name}"): name for name in pictures}
-    for key, name in keys.items():
-        try:
-            cloud.blobs.put(key, pictures[name], content_type="image/png")
-        except (RefusedError, UnexpectedAwsError) as exc:
-            raise RefusedError(
-                f"--upload: {cloud.objects.uri(key)} cannot be written, for which your "
-                f"credentials need s3:PutObject: {exc}"
-            ) from exc
-    return [cloud.objects.uri(key) for key in keys]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,12 @@ from typing import Any
 
 from runctl.model.sweep_options import SweepOptions
 from runctl.model.trial import Trial, TrialState, best_trial, better
-from runctl.report.importance import Importance, importance_of
-from runctl.report.plot_axes import Axis, domain_axis, spans_magnitudes, value_axis
+from runctl.plots.axes import Axis, domain_axis, spans_magnitudes, value_axis
+from runctl.plots.importance import Importance, importance_of
 
 MIN_COMPLETED = 2
+# The difference of larger values may be infinite, so no axis has both.
+_LARGEST = 1e300
 
 
 class NothingToPlotError(ValueError):
@@ -92,12 +93,14 @@ def plots_of(sweep: str, options: SweepOptions, trials: Sequence[Trial]) -> Swee
 
     Raises NothingToPlotError with fewer than two completed trials that have a value.
     """
-    measured = [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]
-    completed = [trial for trial in measured if trial.state is TrialState.COMPLETED]
-    pruned = [trial for trial in measured if trial.state is TrialState.PRUNED]
+    completed, pruned = (
+        _measured(trials, TrialState.COMPLETED),
+        _measured(trials, TrialState.PRUNED),
+    )
     best = best_trial(completed, direction=options.direction)
-    if best is None or len(completed) < MIN_COMPLETED:
-        raise NothingToPlotError(_too_few(options.metric, trials, len(completed)))
+    problem = problem_with_plots(options, trials)
+    if problem or best is None:
+        raise NothingToPlotError(problem)
     points = _points(completed)
     axes = tuple(domain_axis(name, domain) for name, domain in options.space.domains.items())
     values = [point.value for point in (*points, *_points(pruned))]
@@ -119,14 +122,29 @@ def plots_of(sweep: str, options: SweepOptions, trials: Sequence[Trial]) -> Swee
     )
 
 
-def _too_few(metric: str, trials: Sequence[Trial], completed: int) -> str:
+def problem_with_plots(options: SweepOptions, trials: Sequence[Trial]) -> str:
+    """Return why a sweep has too few values for plots; empty if it has enough."""
+    if not options.metric:
+        return "it has no metric"
+    completed = len(_measured(trials, TrialState.COMPLETED))
+    if completed >= MIN_COMPLETED:
+        return ""
     found = "only one trial has" if completed else "no trial has"
     counted = Counter(trial.state.value for trial in trials)
     states = ", ".join(f"{count} {state}" for state, count in counted.items())
     return (
-        f"{found} been completed with a value of {metric}, and plots need {MIN_COMPLETED}"
+        f"{found} been completed with a value of {options.metric}, and plots need {MIN_COMPLETED}"
         f"{f' (trials so far: {states})' if states else ''}"
     )
+
+
+def _measured(trials: Sequence[Trial], state: TrialState) -> list[Trial]:
+    """Return the trials in a state whose value can be drawn."""
+    return [
+        trial
+        for trial in trials
+        if trial.state is state and trial.value is not None and abs(trial.value) <= _LARGEST
+    ]
 
 
 def _points(trials: Sequence[Trial]) -> tuple[Point, ...]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runctl.model.hyperparameters import Choices, Domain, Plain, Range, Value
-from runctl.report.comparison import is_number
-from runctl.report.importance import kind_and_value
+from runctl.model.result_metrics import is_number
+from runctl.plots.importance import kind_and_value
 
 # More names of categories would overlap.
 MAX_TICKS = 12

@@ -8,9 +8,9 @@ import pytest
 from runctl.model.hyperparameters import Value, read_domain, read_value
 from runctl.model.sweep_options import SweepOptions
 from runctl.model.trial import Trial, TrialState
-from runctl.report.importance import explained_by, importance_of
-from runctl.report.plot_axes import domain_axis, value_axis
-from runctl.report.sweep_plots import NothingToPlotError, plots_of
+from runctl.plots.axes import domain_axis, value_axis
+from runctl.plots.facts import NothingToPlotError, plots_of
+from runctl.plots.importance import explained_by, importance_of
 
 AT = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -131,6 +131,9 @@ def test_pruned_and_failed_trials_are_apart():
         a_trial(6, 0.1, TrialState.STOPPED, lr="0.1"),
         a_trial(7, None, TrialState.PRUNED, lr="0.1"),
         a_trial(8, float("nan"), lr="0.1"),
+        a_trial(9, float("inf"), lr="0.1"),
+        # No axis has both this and a large negative one.
+        a_trial(10, 1.7e308, lr="0.1"),
     ]
     plots = plots_of("s", options_of(lr="0.1,0.2"), trials)
     assert [point.number for point in plots.completed] == [1, 4]

@@ -1,4 +1,4 @@
-"""The plots of a sweep as PNG pictures; their library is the extra `plots`."""
+"""The plots of a sweep as PNG pictures, drawn without a display; matplotlib may be missing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runctl.cli.display.plots import INSTALL
-from runctl.model.errors import RequestError
+from runctl.model.errors import SetupError
 from runctl.model.printable import printable
-from runctl.report.plot_axes import Axis, CategoryAxis
-from runctl.report.sweep_plots import Point, SweepPlots
+from runctl.plots.axes import Axis, CategoryAxis
+from runctl.plots.facts import Point, SweepPlots
 
 _DPI = 120
 _MAX_LABEL = 24
@@ -27,7 +26,7 @@ _MANY_LINES = 100
 
 
 def render_plots(plots: SweepPlots) -> dict[str, bytes]:
-    """Return the pictures by the names of their files; RequestError if the library is missing."""
+    """Return the pictures by the names of their files; SetupError if matplotlib is missing."""
     drawings: Mapping[str, Callable[[Any, SweepPlots], None]] = {
         "history.png": _draw_history,
         "importance.png": _draw_importance,
@@ -37,7 +36,7 @@ def render_plots(plots: SweepPlots) -> dict[str, bytes]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as exc:
-        raise RequestError(f"plots need matplotlib, which is missing; {INSTALL}") from exc
+        raise SetupError("plots need matplotlib, which is missing") from exc
     pictures = {}
     for name, draw in drawings.items():
         figure: Any = Figure()

@@ -12,14 +12,14 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from runctl.cli.display.sweep_plots import render_plots
-from runctl.model.errors import RequestError
+from runctl.model.errors import SetupError
 from runctl.model.sweep_options import SweepOptions
 from runctl.model.trial import Trial, TrialState
-from runctl.report.sweep_plots import plots_of
+from runctl.plots.drawing import render_plots
+from runctl.plots.facts import plots_of
 
 AT = datetime(2026, 1, 1, tzinfo=timezone.utc)
-PROJECT = Path(__file__).parents[3]
+PROJECT = Path(__file__).parents[2]
 FILES = ["history.png", "importance.png", "parallel-coordinates.png"]
 
 
@@ -91,8 +91,8 @@ def test_text_is_drawn_as_it_is():
 
 def test_no_display_is_needed(tmp_path):
     code = (
-        "from tests.cli.display.test_sweep_plots import facts_of; "
-        "from runctl.cli.display.sweep_plots import render_plots; "
+        "from tests.plots.test_drawing import facts_of; "
+        "from runctl.plots.drawing import render_plots; "
         "print(sorted(render_plots(facts_of(4))))"
     )
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MPLBACKEND": "TkAgg"}
@@ -108,8 +108,8 @@ def test_no_display_is_needed(tmp_path):
     assert done.stdout.strip() == str(FILES)
 
 
-def test_without_the_library_the_remedy_is_named(monkeypatch):
+def test_without_the_library_that_is_said(monkeypatch):
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(RequestError, match=r"missing; pip install 'runctl\[plots\]'"):
+    with pytest.raises(SetupError, match="plots need matplotlib, which is missing"):
         render_plots(facts_of(2))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runctl.model.hyperparameters import Plain
-from runctl.report.comparison import is_number
+from runctl.model.result_metrics import is_number
 
 # With fewer, chance explains nearly everything.
 MIN_TRIALS = 4

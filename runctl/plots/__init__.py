@@ -1,0 +1,1 @@
+"""The plots of a sweep: the facts that they show, and PNG pictures, drawn by matplotlib."""
