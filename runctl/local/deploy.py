@@ -51,7 +51,8 @@ def deploy(
     default the project's own. `progress` is called with each step; `context` is passed to the app
     (`-c key=value`); `assembly` is what `synthesize` made of it, otherwise that is done here.
     Deploying again updates the stacks. With `warm_functions`, every function is
-    started in the background, so that its first call is not a cold start.
+    started in the background, so that its first call is not a cold start; those with large code of
+    their own, which do not delay the start of a run, are not.
     """
     progress = progress or (lambda _: None)
     project = project.absolute()

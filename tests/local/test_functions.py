@@ -77,6 +77,25 @@ def test_a_part_of_the_sdk_that_the_code_brings_is_the_one_it_imports(
     assert invoke(cloud, function) == "brought"
 
 
+def test_functions_that_share_their_code_are_started_ahead_of_their_events(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    def begins(name: str) -> str:
+        file = str(tmp_path / name)
+        return f"open({file!r}, 'a').write('began ')\ndef handler(event, context):\n    return 1\n"
+
+    alone = cloud.function(begins("alone"))
+    for _ in range(2):
+        cloud.function(begins("shared"))
+    cloud.admin.warm_functions()
+    shared = tmp_path / "shared"
+    eventually(lambda: shared.exists() and shared.read_text().split() == ["began"] * 2)
+    # It would have been the first.
+    assert not (tmp_path / "alone").exists()
+    assert invoke(cloud, alone) == 1
+    assert (tmp_path / "alone").read_text() == "began "
+
+
 def test_functions_do_not_draw_the_same_random_numbers(cloud: Cloud) -> None:
     code = "import random\ndef handler(event, context):\n    return random.random()\n"
     assert invoke(cloud, cloud.function(code)) != invoke(cloud, cloud.function(code))
