@@ -58,6 +58,9 @@ class RecordingProgram:
             before_a_kill()
         self.when_stopped()
 
+    def end_waiting_leader(self) -> None:
+        pass
+
     def kill(self) -> Killed:
         self.calls.append("kill")
         is_cut_off = self.exit_code is None or bool(self.lingering)

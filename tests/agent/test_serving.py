@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
 import struct
 from datetime import datetime, timezone
@@ -49,6 +50,16 @@ SERVER = """
     server.serve_forever(0.05)
     server.server_close()
     print("answered everything", flush=True)
+"""
+
+# The server is a child of a process that only waits, as with LitServe.
+WAITING = """
+    import os, signal, time
+    if os.fork():
+        if os.environ["LEADER"] == "ignores":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(0.05)
 """
 
 
@@ -114,6 +125,24 @@ def test_a_server_becomes_ready_and_answers_what_it_accepted_when_it_is_stopped(
     assert (outcome["kind"], outcome["exit_code"]) == ("stopped", 0)
     assert "answered everything" in printed(machine)
     assert not is_ready(cloud)
+
+
+@pytest.mark.parametrize(
+    ("leader", "drain", "code"),
+    [("dies", 60, -signal.SIGTERM), ("ignores", 5, -signal.SIGKILL)],
+)
+def test_a_process_that_waits_for_nothing_is_ended_after_the_server(
+    cloud: Cloud, launch, leader: str, drain: int, code: int
+) -> None:
+    create_service(cloud, WAITING + SERVER, drain_seconds=drain, env={"LEADER": leader})
+    cloud.open_attempt()
+    cloud.give_token()
+    machine = launch()
+    wait_until(lambda: is_ready(cloud), why=machine.agent_log())
+    machine.ask("stop")
+    outcome = cloud.outcome(120)
+    assert (outcome["kind"], outcome["exit_code"]) == ("stopped", code), machine.agent_log()
+    assert "answered everything" in printed(machine)
 
 
 def test_the_next_attempt_is_ready_before_the_old_server_stops_accepting(

@@ -148,6 +148,14 @@ class Program(Protocol):
         """
         ...
 
+    def end_waiting_leader(self) -> None:
+        """Ask its main process to end, too, if all that were asked have ended without it.
+
+        Called repeatedly after `request_stop`, and only for a program that saves nothing: a parent
+        that outlives its ranks may be writing what they have left it.
+        """
+        ...
+
     def kill(self) -> Killed:
         """Kill what is left of it."""
         ...

@@ -78,6 +78,11 @@ class ProcessProgram:
         )
         self._stopping.send(before_a_kill=before_a_kill)
 
+    def end_waiting_leader(self) -> None:
+        """Send SIGTERM to the process if all that were signalled have ended without it."""
+        if self._stopping is not None:
+            self._stopping.end_waiting_leader()
+
     def kill(self) -> Killed:
         """SIGKILL all processes that are left."""
         self._observer.read_memory()

@@ -79,7 +79,7 @@ def choose_targets(family: Sequence[ProcessInfo], leader: int) -> StopTargets:
     """Return the targets of SIGTERM in `family`, which has parents before children."""
     handlers = [info for info in family if _may_be_signalled(info, family)]
     if not handlers:
-        return StopTargets(tuple(_launched(family, leader)))
+        return StopTargets(tuple(launched_by(family, leader)))
     by_pid = {info.pid: info for info in handlers}
     later = {
         info.pid
@@ -90,7 +90,7 @@ def choose_targets(family: Sequence[ProcessInfo], leader: int) -> StopTargets:
     for info in handlers:
         # A shell runs its trap only after the program that it waits for has ended.
         if role_of(info) == "shell" and not _has_handler_below(info, handlers, family):
-            now += [pid for pid in _launched(family, info.pid) if pid not in now]
+            now += [pid for pid in launched_by(family, info.pid) if pid not in now]
     return StopTargets(tuple(now), tuple(sorted(later)))
 
 
@@ -165,7 +165,7 @@ def _catches_everything(info: ProcessInfo) -> bool:
     return (info.caught & ((1 << STANDARD_SIGNALS) - 1)).bit_count() >= MAX_SIGNALS
 
 
-def _launched(family: Sequence[ProcessInfo], leader: int) -> list[int]:
+def launched_by(family: Sequence[ProcessInfo], leader: int) -> list[int]:
     """Return the leader, or what it launches if it only launches. Shells with a trap count, too."""
     children: dict[int, list[ProcessInfo]] = {}
     for info in family:

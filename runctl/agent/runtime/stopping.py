@@ -17,6 +17,7 @@ from runctl.agent.runtime.stop_targets import (
     choose_targets,
     is_bystander,
     is_launcher_of_torch,
+    launched_by,
 )
 
 # The time that a launcher has to forward a signal before its program handles its own copy of it.
@@ -32,6 +33,8 @@ STARTUP_OF_A_COPY = 1.0
 # The time that torch's launcher has to end after its ranks have. It waits for the launchers of the
 # other nodes: for five minutes if one of them was killed.
 LAUNCHER_EXIT = 2.0
+# The time that a server's main process has to end after the processes that handled the signal.
+LEADER_EXIT = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +84,14 @@ class Stopping:
         self._leader = leader
         self._folder = folder
         self._writing = writing
+        # The processes that there were when the first was signalled.
+        self._before: frozenset[int] = frozenset()
         # Whether each process that was signalled handles SIGTERM.
         self._signalled: dict[int, bool] = {}
         self._later: tuple[int, ...] = ()
         self._sent_at = self._searched_at = float("-inf")
         self._launcher_left_at: float | None = None
+        self._leader_left_at: float | None = None
         self.torn: frozenset[str] = frozenset()
 
     def send(self, *, before_a_kill: Callable[[], None]) -> None:
@@ -94,6 +100,7 @@ class Stopping:
         In the second case `before_a_kill` is called first.
         """
         family = self._family.infos()
+        self._before = frozenset(info.pid for info in family)
         targets = choose_targets(family, self._leader)
         self._later = targets.later
         self._sent_at = time.monotonic()
@@ -122,6 +129,26 @@ class Stopping:
         if any(processes.is_alive(pid) for pid in self._signalled):
             return True
         return bool(self._writing.left(self._family.infos(), now))
+
+    def end_waiting_leader(self) -> None:
+        """Send SIGTERM to a leader that has outlived all processes which were signalled.
+
+        Without a handler it dies of it, and cuts nothing off: what could finish has done so. What
+        it has started since the first signals, such as the next command of a script, is left alone.
+        """
+        if not self._signalled or any(processes.is_alive(pid) for pid in self._signalled):
+            return
+        now = time.monotonic()
+        if self._leader_left_at is None:
+            self._leader_left_at = now
+        if now - self._leader_left_at < LEADER_EXIT:
+            return
+        self._leader_left_at = None
+        family = self._family.infos()
+        waiting = launched_by(family, self._leader)
+        if chosen := [pid for pid in waiting if pid in self._before]:
+            logger.info("what handled SIGTERM has ended; the main process has not")
+            self._signal(chosen, family)
 
     def ended_abruptly(self, killed: processes.KilledTree) -> bool:
         """Whether a process that was signalled, or was writing, died without running its exit."""

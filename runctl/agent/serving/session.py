@@ -294,6 +294,7 @@ class ServingSession:
             left = None if stop is None else stop.time_left()
             if left is not None and left <= RESERVE:
                 return
+            server.program.end_waiting_leader()
             time.sleep(EXIT_POLL)
 
 
