@@ -35,8 +35,8 @@ build/wheels/.downloaded: requirements/examples.txt .venv/.installed
 	$(BIN)/python -m pip download --quiet --require-hashes --only-binary :all: -d build/wheels -r requirements/examples.txt
 	@touch $@
 
-# What the hooks are tested against. A build of torch for the CPU is enough, where pip finds one; it is
-# not part of setup because elsewhere it takes gigabytes.
+# What the hooks are tested against, and LitServe. A build of torch for the CPU is enough, where pip
+# finds one; it is not part of setup because elsewhere it takes gigabytes.
 build/frameworks/.installed: requirements/frameworks.txt requirements/torch.txt requirements/torch-cpu.txt .venv/.installed
 	$(PYTHON) -m venv --clear --without-pip build/frameworks
 	$(call install,build/frameworks/bin/python,requirements/frameworks.txt)

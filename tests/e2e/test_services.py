@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -13,10 +14,12 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runctl.model.outcome import OutcomeKind, RunStatus
+from tests.e2e.gangs import site_packages
 from tests.e2e.printed import printed_command, start_printed
 from tests.e2e.serving import CountingClient, connected
 from tests.e2e.testbed import PROJECT, Testbed, wait_for
@@ -40,6 +43,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+# LitServe's example as its documentation prints it, but for port 8000, which two instances of the
+# local cloud cannot both have, and "auto", for which it would import torch.
+LITSERVE = """\
+import os
+
+import litserve as ls
+
+class SimpleLitAPI(ls.LitAPI):
+    def setup(self, device):
+        self.model1 = lambda x: x**2
+        self.model2 = lambda x: x**3
+
+    def decode_request(self, request):
+        return request["input"]
+
+    def predict(self, x):
+        squared = self.model1(x)
+        cubed = self.model2(x)
+        output = squared + cubed
+        return {"output": output}
+
+    def encode_response(self, output):
+        return {"output": output["output"]}
+
+if __name__ == "__main__":
+    server = ls.LitServer(SimpleLitAPI(), accelerator="cpu")
+    server.run(port=os.environ["PORT"])
 """
 
 
@@ -140,14 +172,13 @@ def test_no_request_is_lost_with_a_notice_and_the_gap_is_bounded_without(
     testbed.wait_for_no_instance(run_id)
 
 
-def start_replicas(testbed: Testbed, name: str, project: Path) -> list[str]:
-    """Start a service with two replicas by the command line; return the names of their runs."""
-    (project / "server.py").write_text(SERVER)
+def serve(testbed: Testbed, project: Path, program: str, *options: str) -> dict[str, Any]:
+    """Start a service by the command line; return what the command prints."""
+    (project / "server.py").write_text(program)
     done = subprocess.run(
         [
             sys.executable, "-m", "runctl.cli.main", "--local", "--json", "aws", "serve",
-            "--name", name, "--replicas", "2", "--instance-types", TYPES, "--detach",
-            "--script", "server.py", "--port", "8080", "--probe-path", "/health",
+            "--script", "server.py", "--probe-path", "/health", "--detach", *options,
         ],
         cwd=project,
         env={**os.environ, "RUNCTL_LOCAL_HOME": str(testbed.endpoint.home)},
@@ -156,15 +187,44 @@ def start_replicas(testbed: Testbed, name: str, project: Path) -> list[str]:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    runs: list[str] = json.loads(done.stdout)["runs"]
-    return runs
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def test_a_litserve_server_runs_unchanged_and_loses_no_request(
+    testbed: Testbed, new_name: Callable[[], str], tmp_path: Path
+):
+    run_id = new_name()
+    packages = f"PYTHONPATH={site_packages()}"
+    serve(testbed, tmp_path, LITSERVE, "--name", run_id, "--port", "8000", "--env", packages)
+    wait_for(lambda: is_ready(testbed, run_id, 1), f"{run_id} to be ready")
+    port = free_port()
+    with connected(testbed, run_id, port):
+        client = CountingClient(port, "/predict", b'{"input": 4.0}')
+        with client.running():
+            wait_for(lambda: client.answers.total() > 10, "answers of attempt 1")
+            testbed.simulate_spot_interruption(run_id, attempt=1, notice_seconds=100)
+            wait_for(lambda: testbed.run(run_id).fence == 2, "attempt 2 to have the fence")
+            before = client.answers.total()
+            wait_for(lambda: client.answers.total() > before + 10, "answers of attempt 2")
+    assert client.lost == [], testbed.story(run_id)
+    assert set(client.answers) == {'{"output":80.0}'}
+    ended = testbed.attempts(run_id)[0].ended
+    assert ended is not None
+    # Its main process waits for good; it was asked to end, and not killed after --drain-seconds.
+    assert (ended.kind, ended.exit_code) == (OutcomeKind.INTERRUPTED, -signal.SIGTERM)
+    testbed.clients.get("stepfunctions").stop_execution(
+        executionArn=testbed.workflow.execution_arn(run_id)
+    )
+    testbed.wait_for_no_instance(run_id)
 
 
 def test_a_replica_is_taken_while_the_other_one_answers(
     testbed: Testbed, new_name: Callable[[], str], tmp_path: Path
 ):
     name = new_name()
-    first, second = start_replicas(testbed, name, tmp_path)
+    options = ("--port", "8080", "--replicas", "2", "--instance-types", TYPES)
+    first, second = serve(testbed, tmp_path, SERVER, "--name", name, *options)["runs"]
     for run_id in (first, second):
         wait_for(lambda run_id=run_id: is_ready(testbed, run_id, 1), f"{run_id} to be ready")
     types = [str(testbed.attempts(run_id)[0].pool).split("/")[0] for run_id in (first, second)]
