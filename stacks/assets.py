@@ -35,6 +35,7 @@ from stacks.settings import FUNCTION_PLATFORM, LAMBDA_PLATFORM, PROJECT, package
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _TAR_TIME = 315_532_800
 _MODE = 0o644
+_LEVEL, _FAST = 6, 1
 
 # botocore contains models of 400 services, 100 MB unpacked; the agent uses these.
 _AGENT_SERVICES = frozenset(
@@ -129,7 +130,11 @@ def _build_native(
 
     inputs: list[Members | bytes] = [pure.read_bytes(), own.read_bytes()]
     inputs.append(platform.encode() if native else b"")
-    libraries = _build(folder / f"{stem}-libraries.zip", inputs, members, _zip)
+    # A local cloud waits for it, and its copy goes nowhere.
+    level = _LEVEL if platform == LAMBDA_PLATFORM else _FAST
+    libraries = _build(
+        folder / f"{stem}-libraries.zip", inputs, members, lambda packed: _zip(packed, level=level)
+    )
     sources = _function_sources(project)
     return _build(
         folder / f"{stem}.zip",
@@ -314,16 +319,16 @@ def _unpacked(wheels: list[Path]) -> Members:
     return found
 
 
-def _zip(members: Mapping[str, bytes], *, onto: bytes = b"") -> bytes:
+def _zip(members: Mapping[str, bytes], *, onto: bytes = b"", level: int = _LEVEL) -> bytes:
     """Pack members, behind those of a zip file if there is one."""
     packed = io.BytesIO(onto)
-    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(members.items()):
             info = zipfile.ZipInfo(name, _ZIP_TIME)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system = 3  # Unix: otherwise the modes are ignored
             info.external_attr = (0o100000 | _MODE) << 16
-            archive.writestr(info, data)
+            archive.writestr(info, data, compresslevel=level)
     return packed.getvalue()
 
 
