@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from runctl.agent.instance.gpu import gpu_devices, read_driver
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare.gpu_check import check_container, check_machine
 from runctl.agent.prepare.image import read_image
 from runctl.agent.runtime.container_runtime import ContainerRuntime

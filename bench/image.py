@@ -31,7 +31,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.runtime.container_runtime import ContainerRuntime
 from runctl.agent.runtime.engine import Engine, EngineError
 from runctl.agent.runtime.host_runtime import HostRuntime

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.instance.paths import Paths
+from runctl.agent.instance.settings import Settings
 
 
 def make_settings(root: Path, **changes: Any) -> Settings:

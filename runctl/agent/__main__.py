@@ -1,17 +1,16 @@
-"""The agent's commands: `run` is the service; the others ask the service for something."""
+"""The agent's commands: `run` is the service; the others ask the service for something.
+
+systemd and SSM start the others, often while EC2 is taking the instance: each command imports only
+what it needs.
+"""
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
 
-from runctl.agent.instance.imds import Metadata, MetadataError
-from runctl.agent.instance.settings import Paths, read_paths, read_settings
+from runctl.agent.instance.paths import Paths, read_paths
 from runctl.agent.signals import request_files
 from runctl.agent.signals.request_files import Request
-from runctl.aws.instance_access import credentials_function, open_access
-from runctl.model.errors import RunctlError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "check":
         return check()
     if command in others:
-        # Imported here, since an attempt needs none of it.
         from runctl.agent.monitor.service import run as run_monitor
 
         return run_monitor(command, paths)
@@ -38,16 +36,24 @@ def main(arguments: list[str] | None = None) -> int:
         deadline = os.environ.get(request_files.DEADLINE, "")
         request_files.write(paths.requests, Request(command), deadline=deadline)
         return 0
-    access = open_access(claim=_claim)
-    # Imported here, since the function answers in the time that the agent's modules take to load.
-    from runctl.agent.service import run
+    return run(paths)
 
-    return run(paths, access)
+
+def run(paths: Paths) -> int:
+    """Run the service until its attempt has ended."""
+    from runctl.agent.instance.claim import read_claim
+    from runctl.aws.instance_access import open_access
+
+    access = open_access(claim=read_claim)
+    # The function that issues credentials answers in the time that these modules take to load.
+    from runctl.agent import service
+
+    return service.run(paths, access)
 
 
 def check() -> int:
     """Print what keeps this instance from running an attempt: permissions of its role."""
-    # Imported here, since an attempt needs none of it.
+    from runctl.aws.instance_access import credentials_function
     from runctl.aws.permissions import find_problem
 
     problem = find_problem(credentials_function())
@@ -58,9 +64,10 @@ def check() -> int:
 
 def log_in(paths: Paths, action: str) -> int:
     """Answer the Docker client, which reads the result and the error from the output."""
-    # Imported here, since an attempt needs none of it.
     from runctl.agent.prepare.registry_login import answer_helper
+    from runctl.aws.instance_access import open_access
     from runctl.aws.registry_tokens import RegistryTokens
+    from runctl.model.errors import RunctlError
 
     tokens = RegistryTokens(
         lambda service, region: open_access().clients(region=region).get(service)
@@ -73,15 +80,6 @@ def log_in(paths: Paths, action: str) -> int:
         print(f"{type(exc).__name__}: {exc}")
         return 1
     return 0
-
-
-def _claim() -> Mapping[str, Any]:
-    """Return the run and the attempt that this instance takes for its own."""
-    try:
-        settings = read_settings(Metadata())
-    except (MetadataError, RunctlError):
-        return {}
-    return {"run_id": settings.run_id, "attempt": settings.attempt}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from runctl.agent.instance import processes
 from runctl.agent.instance.forgetting import forget_attempt, forget_run
 from runctl.agent.instance.imds import Metadata, MetadataError
 from runctl.agent.instance.instance_store import use_instance_store
-from runctl.agent.instance.settings import Paths, Settings, read_settings
+from runctl.agent.instance.paths import Paths
+from runctl.agent.instance.settings import Settings, read_settings
 from runctl.agent.own_session import NoSessionError, await_first_session, go_on
 from runctl.agent.reporting.agent_log import MaskedFormatter, OwnLog
 from runctl.agent.reporting.logs import LogShipper

@@ -27,11 +27,11 @@ from runctl.checkpoint.folder_state import FolderState
 from runctl.checkpoint.layouts import Scope
 from runctl.checkpoint.pinning import describe_missing_links
 from runctl.model.agent_ledger import AgentLedger
+from runctl.model.identity import TENSORBOARD
 from runctl.model.kinds import EVALUATE, TRAIN
 from runctl.model.metrics import Measured
 from runctl.model.node import Node
 from runctl.model.request import RunRequest
-from runctl.model.trackers import TENSORBOARD
 from runctl.policy.interval import Uptime
 
 NO_HELPER = (

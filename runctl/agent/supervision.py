@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from runctl.agent.drain import RESERVE, drain, grace_of
 from runctl.agent.instance.disk import is_full, room
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare.code import explain_missing_file
 from runctl.agent.program_outcome import (
     ENDED_BY_OTHERS,

@@ -191,6 +191,10 @@ def output_prefix(run_id: str) -> str:
     return f"{run_prefix(run_id)}outputs/"
 
 
+# The folder of the outputs that TensorBoard reads.
+TENSORBOARD = "tensorboard"
+
+
 def shards_prefix(job: str) -> str:
     """Return the prefix of what a processing job records of its shards."""
     return f"{run_prefix(job)}shards/"

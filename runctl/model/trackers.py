@@ -8,7 +8,6 @@ from runctl.model.run import Run
 
 # The field of a line of metrics by which a program names its run of MLflow.
 MLFLOW_FIELD = "mlflow_run_id"
-TENSORBOARD = "tensorboard"
 # Weights & Biases accepts ids of up to 64 characters, MLflow ids of up to 256.
 _MAX_ID = 64
 _MLFLOW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.runtime.container_runtime import ContainerRuntime, remove_containers
 from runctl.agent.runtime.engine import Engine, EngineError
 from runctl.agent.runtime.ports import ContainerOptions, Contract, Mount

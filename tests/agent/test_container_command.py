@@ -9,7 +9,7 @@ import pytest
 
 from runctl.agent.contract import contract_with
 from runctl.agent.instance.adapters import adapter_devices
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare.container import ReadyContainer
 from runctl.agent.prepare.image import ReadyImage
 from runctl.agent.prepare.prepared import Prepared

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.runtime.container_runtime import read_facts, remove_containers
 from runctl.agent.runtime.ports import Mount
 from runctl.model.errors import RequestError

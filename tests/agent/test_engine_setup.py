@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare import engine_setup
 from runctl.agent.prepare.engine_setup import require_engine
 from runctl.agent.runtime.engine import Engine
@@ -125,7 +125,7 @@ def test_installation_that_fails_or_hangs_is_reported_with_its_last_words(
 PLACES_IMAGES = """
 import sys
 from pathlib import Path
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare.engine_setup import place_images
 from runctl.local.ec2 import disks
 

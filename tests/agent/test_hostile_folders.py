@@ -19,7 +19,7 @@ import pytest
 from runctl.agent.gang.pulses import LAYOUT, Pulses
 from runctl.agent.instance.archive import CODE, pack
 from runctl.agent.instance.forgetting import forget_run
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare.built_files import BuiltFiles
 from runctl.agent.prepare.curves import restore_curves
 from runctl.agent.prepare.installed import installed_versions

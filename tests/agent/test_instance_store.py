@@ -11,7 +11,7 @@ import pytest
 
 from runctl.agent.instance import instance_store
 from runctl.agent.instance.instance_store import use_instance_store
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 
 MIB = 1024 * 1024
 ROOT_MIB = 24

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.runtime.fence import probe, prove_fence, require_fence
 from runctl.model.errors import RequestError
 from tests.agent.machine import Cloud

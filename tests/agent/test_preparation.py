@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.prepare.dependencies import Declared
 from runctl.agent.prepare.environment import Environments
 from runctl.agent.prepare.inputs import InputStager

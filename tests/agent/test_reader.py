@@ -50,7 +50,7 @@ import sys
 import boto3.s3.inject, boto3.s3.transfer, encodings.idna, s3transfer.manager, sqlite3
 import concurrent.futures.thread, runctl.agent.monitor.monitor, stringprep, http.client
 from runctl.agent.monitor.service import run
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from pathlib import Path
 import runctl.agent.monitor.service as service
 prepared = service._store

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runctl.agent.attempt import AttemptRunner
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.reporting.secret_mask import SecretMask
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.aws.checkpoints import CheckpointStore

@@ -29,7 +29,8 @@ from runctl.agent.instance.ownership import (
     shared_mode,
     take_back,
 )
-from runctl.agent.instance.settings import Paths, read_settings
+from runctl.agent.instance.paths import Paths
+from runctl.agent.instance.settings import read_settings
 from runctl.agent.prepare.built_files import BuiltFiles
 from runctl.agent.prepare.dependencies import find_dependencies
 from runctl.agent.prepare.environment import Environments

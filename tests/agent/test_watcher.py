@@ -13,7 +13,8 @@ import pytest
 from runctl.agent.__main__ import main
 from runctl.agent.drain import grace_of
 from runctl.agent.instance.imds import Metadata, MetadataError
-from runctl.agent.instance.settings import Paths, read_settings
+from runctl.agent.instance.paths import Paths
+from runctl.agent.instance.settings import read_settings
 from runctl.agent.reporting.heartbeat import Heartbeat
 from runctl.agent.reporting.progress import Progress
 from runctl.agent.reporting.task_token import TaskToken

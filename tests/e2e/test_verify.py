@@ -406,7 +406,7 @@ def test_ctrl_c_stops_the_run_and_says_what_remains(testbed: Testbed) -> None:
         said = running.stderr.read()
     assert running.returncode == 130
     assert f"{run_id} is stopped" in " ".join(said.split())
-    assert f"`runctl forget {run_id}`" in " ".join(said.split())
+    assert f"`runctl --local forget {run_id}`" in " ".join(said.split())
     assert testbed.wait_for_end(run_id).status == "ABORTED"
 
 

@@ -79,7 +79,7 @@ def test_an_agent_with_bytecode_compiles_nothing(built: Path, tmp_path: Path) ->
         "from importlib.machinery import SourceFileLoader\n"
         "compiled = []\n"
         "SourceFileLoader.source_to_code = lambda *words, **_: compiled.append(words[2])\n"
-        "import runctl.agent.__main__, boto3\n"
+        "import runctl.agent.__main__, runctl.agent.service, boto3\n"
         "print(compiled)"
     )
     base = Path(sys.base_prefix, "bin/python3")

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 
 
 def write_console(paths: Paths, text: str) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from runctl.agent.instance.settings import CONTAINER_VARIABLES, Paths
+from runctl.agent.instance.paths import CONTAINER_VARIABLES, Paths
 from runctl.beneath.changes import remove
 
 # Kept: environments and images, which the runs of a group share; inputs, of which the staging keeps

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 
 # The names that udev gives to such disks, below /dev/disk/by-id.
 DEVICES = "nvme-Amazon_EC2_NVMe_Instance_Storage_*"

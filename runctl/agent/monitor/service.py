@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runctl.agent.instance.imds import Metadata
+from runctl.agent.instance.paths import Paths
 from runctl.agent.instance.reader import Reader, become, prepare_place, reader_of
-from runctl.agent.instance.settings import Paths
 from runctl.agent.monitor.find_trainer import (
     Process,
     as_settings,

@@ -11,7 +11,6 @@ from runctl.beneath.folder import Folder
 from runctl.checkpoint.placing import NEW_FILE_FLAGS
 from runctl.model import identity
 from runctl.model.errors import RunctlError
-from runctl.model.trackers import TENSORBOARD
 
 MAX_BYTES = 1024**3
 
@@ -24,7 +23,7 @@ def restore_curves(blobs: Blobs, run_id: str, folder: Path) -> None:
     Nothing depends on it, so an error is only logged: the curves of all attempts are complete in
     the outputs of the run, where each attempt has files of its own.
     """
-    prefix = f"{identity.output_prefix(run_id)}{TENSORBOARD}/"
+    prefix = f"{identity.output_prefix(run_id)}{identity.TENSORBOARD}/"
     left = MAX_BYTES
     try:
         with Folder.opened(folder, make=True) as root:

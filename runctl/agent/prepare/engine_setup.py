@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.runtime.engine import Engine, EngineError
 from runctl.model.errors import RequestError
 

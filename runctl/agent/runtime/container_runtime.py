@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runctl.agent.instance.adapters import adapter_devices
 from runctl.agent.instance.gpu import gpu_devices
-from runctl.agent.instance.settings import CONTAINER_VARIABLES, Paths
+from runctl.agent.instance.paths import CONTAINER_VARIABLES, Paths
 from runctl.agent.runtime.container_command import (
     LABEL,
     MachineFacts,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.runtime.systemd_scope import scope
 from runctl.agent.runtime.trainer_user import TrainerUser, as_user_words
 from runctl.model.errors import RequestError

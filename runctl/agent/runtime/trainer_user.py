@@ -19,7 +19,8 @@ from runctl.agent.instance import as_user, processes
 from runctl.agent.instance.left_ipc import remove_ipc_of
 from runctl.agent.instance.left_records import remove_records_of
 from runctl.agent.instance.ownership import give_to, remove_files_of
-from runctl.agent.instance.settings import Paths, Settings
+from runctl.agent.instance.paths import Paths
+from runctl.agent.instance.settings import Settings
 from runctl.agent.runtime.systemd_scope import CONTROL_GROUP, scope
 from runctl.beneath.kernel_calls import open_memory
 from runctl.model.errors import RequestError

@@ -6,7 +6,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 from runctl.agent.instance.imds import Metadata, MetadataError
-from runctl.agent.instance.settings import Paths
+from runctl.agent.instance.paths import Paths
 from runctl.agent.signals import request_files
 from runctl.agent.signals.mailbox import Mailbox, StopCause, StopRequest
 from runctl.agent.signals.request_files import Received, Request

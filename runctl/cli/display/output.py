@@ -46,10 +46,12 @@ class Output:
             # Without Rich, whose import would double the time of `runctl --version`.
             text = "".join(f"{printable(self._completed(str(part)))}\n" for part in human)
         else:
+            from rich.text import Text
+
             # Captured, because rich ends the process when the reader closes the pipe.
             with self.stdout.capture() as captured:
                 for part in human:
-                    self.stdout.print(part, soft_wrap=isinstance(part, str))
+                    self.stdout.print(part, soft_wrap=isinstance(part, (str, Text)))
             text = captured.get()
         self.has_result = True
         write_rendered(text)

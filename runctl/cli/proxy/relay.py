@@ -22,6 +22,9 @@ from runctl.cli.proxy.tunnel import Tunnel
 HEAD_END = b"\r\n\r\n"
 # A larger body is passed on while it arrives, and cannot be sent again.
 MAX_KEPT_BYTES = 1024 * 1024
+# A response that is no longer than this is passed on when it is whole: servers write its head
+# before its body, and what has begun to be passed on cannot be requested again.
+MAX_HELD_BYTES = CHUNK_BYTES
 # How long a request waits for a ready server.
 WAIT_SECONDS = 300.0
 # Servers close connections that are idle, some after two seconds. A request that is sent at that
@@ -36,7 +39,7 @@ NOT_REPEATED = (
 
 
 class BackendError(Exception):
-    """The connection to the server ended before its answer began."""
+    """The connection to the server ended before anything of its answer was passed on."""
 
 
 @dataclass
@@ -165,7 +168,7 @@ class Relay:
     async def _send(
         self, backend: Backend, message: bytes, request: RequestHead, *, is_whole: bool
     ) -> bool:
-        """Send a request and relay the response; BackendError if none begins."""
+        """Send a request and relay the response; BackendError if none is passed on."""
         try:
             backend.writer.write(message)
             await backend.writer.drain()
@@ -192,6 +195,13 @@ class Relay:
             except asyncio.LimitOverrunError as exc:
                 raise PeerGone from exc
             response = read_response_head(head, request)
+            if response is not None and 0 < response.body.length <= MAX_HELD_BYTES:
+                try:
+                    body = await backend.reader.readexactly(response.body.length)
+                except asyncio.IncompleteReadError as exc:
+                    raise BackendError from exc
+                await self._answer(head + body)
+                return self._finish_response(backend, request, response)
             await self._answer(head)
             if response is None or response.switches:
                 await self._pump_both(backend)
@@ -206,6 +216,12 @@ class Relay:
             await copy_body(backend.reader, self._writer, response.body)
         except (ConnectionError, asyncio.IncompleteReadError) as exc:
             raise PeerGone from exc
+        return self._finish_response(backend, request, response)
+
+    def _finish_response(
+        self, backend: Backend, request: RequestHead, response: ResponseHead
+    ) -> bool:
+        """Note that a response has ended; return whether another request may follow."""
         backend.used_at = time.monotonic()
         if not response.keeps_alive:
             self._drop_backend()

@@ -94,6 +94,15 @@ async def closes_at_once(server, reader, writer):
     await read_request(server, reader)
 
 
+async def closes_within_its_answer(server, reader, writer):
+    """Close the connection within a short body, whose head servers send before it."""
+    await read_request(server, reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+
+KILLED = pytest.mark.parametrize("behave", [closes_at_once, closes_within_its_answer])
+
+
 class Client:
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
@@ -166,8 +175,9 @@ def test_a_request_waits_until_a_server_is_ready():
     assert run(targets, scenario, server) == b"HTTP/1.1 200 OK late"
 
 
-def test_a_get_whose_server_is_killed_is_sent_to_the_next_one():
-    dead, alive = Server(closes_at_once), Server(answering("alive"))
+@KILLED
+def test_a_get_whose_server_is_killed_is_sent_to_the_next_one(behave):
+    dead, alive = Server(behave), Server(answering("alive"))
     targets = Targets(dead)
 
     async def scenario(client):
@@ -181,8 +191,9 @@ def test_a_get_whose_server_is_killed_is_sent_to_the_next_one():
     assert targets.suspected[0] is dead
 
 
-def test_a_post_whose_server_is_killed_is_answered_and_not_repeated():
-    dead, alive = Server(closes_at_once), Server(answering("alive"))
+@KILLED
+def test_a_post_whose_server_is_killed_is_answered_and_not_repeated(behave):
+    dead, alive = Server(behave), Server(answering("alive"))
 
     async def scenario(client):
         return await client.ask(POST)
@@ -307,10 +318,10 @@ def test_requests_that_are_sent_together_are_answered_in_order():
     assert server.requests == [b"GET /a", b"POST /a body", b"GET /a"]
 
 
-def test_a_response_that_is_cut_off_ends_the_clients_connection():
+def test_a_long_response_that_is_cut_off_ends_the_clients_connection():
     async def behave(server, reader, writer):
         await read_request(server, reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf")
 
     server = Server(behave)
 
