@@ -88,7 +88,7 @@ def check_dataset(testbed: Testbed, output: str, expected: dict[str, bytes]) -> 
 
 
 def check_progress(testbed: Testbed, run_id: str, *, ended: int) -> None:
-    """Check that a followed run shows so many shards with the rate and the remaining time."""
+    """Check that following a run shows its number of shards, their rate and the time left."""
 
     def shown() -> str:
         now = datetime.now(timezone.utc)

@@ -22,8 +22,8 @@ from runctl.cli.proxy.tunnel import Tunnel
 HEAD_END = b"\r\n\r\n"
 # A larger body is passed on while it arrives, and cannot be sent again.
 MAX_KEPT_BYTES = 1024 * 1024
-# A response that is no longer than this is passed on when it is whole: servers write its head
-# before its body, and what has begun to be passed on cannot be requested again.
+# A response of at most this size is passed on only once it is complete: servers write the head
+# before the body, and a request cannot be repeated after a part of its answer was passed on.
 MAX_HELD_BYTES = CHUNK_BYTES
 # How long a request waits for a ready server.
 WAIT_SECONDS = 300.0
