@@ -93,10 +93,8 @@ def plots_of(sweep: str, options: SweepOptions, trials: Sequence[Trial]) -> Swee
 
     Raises NothingToPlotError with fewer than two completed trials that have a value.
     """
-    completed, pruned = (
-        _measured(trials, TrialState.COMPLETED),
-        _measured(trials, TrialState.PRUNED),
-    )
+    completed = _measured(trials, TrialState.COMPLETED)
+    pruned = _measured(trials, TrialState.PRUNED)
     best = best_trial(completed, direction=options.direction)
     problem = problem_with_plots(options, trials)
     if problem or best is None:
